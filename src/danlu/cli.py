@@ -1,0 +1,59 @@
+"""The command line: a static table of verbs, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from danlu.errors import DanluError
+
+VERBS = {
+    "demo": "corpus, tokenizer, shards, training, evaluation, samples and a report, in minutes",
+    "stats": "what a corpus is: documents, lengths, duplicates, characters",
+    "tokenizer": "train a tokenizer on a corpus",
+    "prepare": "clean, deduplicate, split, tokenise and pack a corpus into shards",
+    "train": "train a model from a preset or a TOML file",
+    "eval": "measure bits per character of any checkpoint on any text",
+    "generate": "continue a prompt",
+    "summary": "layers, parameters, memory and FLOPs of a preset or checkpoint",
+    "import": "turn the article's .pt state dict into a checkpoint folder",
+}
+
+
+def usage() -> str:
+    """Return the text of `danlu --help`."""
+    width = max(map(len, VERBS))
+    rows = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items())
+    return (
+        "danlu (丹炉): small Chinese GPT language models, from raw text to a model\n\n"
+        f"usage: danlu VERB … [--json]\n\n{rows}\n\n"
+        "danlu VERB --help tells a verb's options. Start with: danlu demo"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; return the exit status: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if args[0] in ("-V", "--version"):
+        from danlu import __version__
+
+        print(f"danlu {__version__}")
+        return 0
+    verb, *rest = args
+    if verb not in VERBS:
+        return _fail(f"unknown verb {verb!r}. Known: {', '.join(VERBS)}. See danlu --help")
+    try:
+        return importlib.import_module(f"danlu.commands.{verb}_").run(rest)
+    except DanluError as error:
+        return _fail(" ".join(str(error).split("\n")))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,1 @@
+"""Documents in, packed shards out, batches as a function of (plan, seed, step)."""

@@ -1,0 +1,1 @@
+"""Held-out quality in bits per character, the baselines beside it, and the report."""

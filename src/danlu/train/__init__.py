@@ -1,0 +1,1 @@
+"""The trainer: one loop, one small step, one class an objective."""
