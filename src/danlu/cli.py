@@ -32,7 +32,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; return the exit status: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
+    """Run one verb; return the exit status: 0 done, 2 the user's mistake (one line), 130 interrupted."""
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())

@@ -1,7 +1,8 @@
 """Settings: strict, frozen pydantic models of every TOML table, and how a file, a preset and flags make one.
 
 `read_config` starts from the file's `preset` (a TOML in `danlu/presets`), lays the file over it, checks the
-result, and hands it to tyro as the default, so that `--optim.lr 1e-3` overrides and `--help` shows the file's values.
+result, and hands it to tyro as the default, so that `--optim.lr 1e-3` overrides and `--help` shows the file's
+values.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import json
 import tomllib
 import types
 import typing
@@ -53,16 +55,15 @@ class Budget(NamedTuple):
 
 
 def parse_budget(text: str) -> Budget:
-    """Read "300 steps", "20M tokens", "2 epochs", "10 min" or "8 h". Raises ConfigError with the known units."""
+    """Read "300 steps", "20M tokens", "2 epochs", "10 min" or "8 h". Raises ConfigError for another unit."""
     number = text.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
     word = text.strip()[len(number) :].strip()
     scale = 1.0
-    if word[:1] in _SCALES and (word[1:2] == " " or len(word) == 1 or word[1:].strip() in _UNITS):
-        if word not in _UNITS:
-            scale, word = _SCALES[word[0]], word[1:].strip()
+    if word not in _UNITS and word[:1] in _SCALES:
+        scale, word = _SCALES[word[0]], word[1:].strip()
     if word not in _UNITS:
         raise ConfigError(
-            f'budget "{text}": no unit that danlu knows. Write "300 steps", "20M tokens", "2 epochs", "10 min" or "8 h"'
+            f'budget "{text}": no known unit. Write "300 steps", "20M tokens", "2 epochs", "10 min" or "8 h"'
         )
     try:
         amount = float(number.replace(",", "").replace("_", "")) * scale
@@ -83,7 +84,7 @@ class Table(BaseModel):
 
 
 class Qwen3Config(Table):
-    """The default family: Qwen3's mathematics and parameter names (RMSNorm, RoPE, QK-norm, SwiGLU, GQA, tied)."""
+    """The default family: Qwen3's mathematics and names (RMSNorm, RoPE, QK-norm, SwiGLU, GQA, tied)."""
 
     model_type: Literal["qwen3"] = "qwen3"
     hidden_size: int = Field(256, gt=0, description="width of the residual stream")
@@ -107,7 +108,7 @@ class Qwen3Config(Table):
 
 
 class ArticleConfig(Table):
-    """The article's family: sinusoidal positions, separate small heads, post-LayerNorm, ReLU, untied output."""
+    """The article's family: sinusoidal positions, small separate heads, post-LayerNorm, ReLU, untied."""
 
     model_type: Literal["danlu_article"] = "danlu_article"
     hidden_size: int = Field(512, gt=0, multiple_of=2, description="width of the residual stream")
@@ -124,7 +125,8 @@ class ArticleConfig(Table):
     def _heads_divide(self) -> ArticleConfig:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}"
+                f"num_attention_heads {self.num_attention_heads} does not divide "
+                f"hidden_size {self.hidden_size}"
             )
         return self
 
@@ -157,7 +159,7 @@ class StretchConfig(Table):
 
 
 class ScheduleConfig(Table):
-    """The learning rate over the run: linear warm-up, then constant, linear or cosine, then decay to a floor."""
+    """The learning rate over the run: linear warm-up, then the shape, down to a floor."""
 
     shape: Literal["wsd", "linear", "cosine", "constant"] = Field(
         "wsd", description="wsd: warm-up, stable, decay"
@@ -256,22 +258,26 @@ def read_preset(name: str) -> dict[str, Any]:
     """Return a preset's tables. Raises ConfigError, with a suggestion, for an unknown name."""
     if name not in preset_names():
         raise ConfigError(
-            f"preset {name!r}: there is none{_suggest(name, preset_names())}. Known: {', '.join(preset_names())}"
+            f"preset {name!r}: there is none{_suggest(name, preset_names())}. "
+            f"Known: {', '.join(preset_names())}"
         )
     text = (resources.files("danlu") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     return {**tomllib.loads(text), "preset": name}
 
 
 def read_tables(source: str) -> dict[str, Any]:
-    """Read a TOML file, or a preset by name, into plain tables; the file's `preset` lies below it."""
+    """Read a TOML file, a run folder's own or a preset into tables; the file's `preset` lies below it."""
     path = Path(source)
+    if (path / "run.toml").is_file():
+        path = path / "run.toml"
     if path.suffix != ".toml" and not path.is_file():
         return read_preset(source)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}). Name a TOML file or a preset: {', '.join(preset_names())}"
+            f"{path}: cannot be read ({error.strerror}). "
+            f"Name a TOML file or a preset: {', '.join(preset_names())}"
         ) from None
     except ValueError as error:
         raise ConfigError(f"{path}: is no valid TOML ({error})") from None
@@ -293,7 +299,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(config_class: type[C], tables: dict[str, Any], where: str) -> C:
-    """Validate tables. Raises ConfigError naming `where`, the key and, for an unknown key, the nearest known one."""
+    """Validate tables. Raises ConfigError naming `where`, the key and, for an unknown one, the nearest."""
     try:
         return config_class.model_validate(tables)
     except ValidationError as error:
@@ -313,7 +319,7 @@ def read_config(config_class: type[C], tables: dict[str, Any], flags: Sequence[s
 
 
 def parse_flags(options_class: type[T], flags: Sequence[str], prog: str, default: T | None = None) -> T:
-    """Read flags into a dataclass or pydantic model with tyro. Raises ConfigError, in one line, for wrong ones."""
+    """Read flags into a dataclass or pydantic model with tyro. Raises ConfigError for wrong ones."""
     import tyro
 
     config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff) if default is not None else ()
@@ -346,6 +352,26 @@ def _one_line(box: str) -> str:
     unknown = [line for line in box.splitlines() if "Unrecognized options:" in line]
     first = [line.strip("│ ") for line in unknown] + words
     return "; ".join(line.rstrip(":.") for line in first[:3]) or "wrong options"
+
+
+def to_toml(config: BaseModel) -> str:
+    """Write a config as TOML that reads back as the same config; keys that are None are left out."""
+    return "\n".join(_toml_lines(config.model_dump(mode="json", exclude_none=True), "")) + "\n"
+
+
+def _toml_lines(table: dict[str, Any], path: str) -> Iterator[str]:
+    tables = {k: v for k, v in table.items() if isinstance(v, dict)}
+    arrays = {k: v for k, v in table.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
+    for key, value in table.items():
+        if key not in tables and key not in arrays:
+            yield f"{key} = {json.dumps(value, ensure_ascii=False)}"
+    for key, value in tables.items():
+        yield f"\n[{path}{key}]"
+        yield from _toml_lines(value, f"{path}{key}.")
+    for key, rows in arrays.items():
+        for row in rows:
+            yield f"\n[[{path}{key}]]"
+            yield from _toml_lines(row, f"{path}{key}.")
 
 
 def _all_keys(config_class: type[BaseModel]) -> Iterator[str]:

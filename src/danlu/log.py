@@ -1,6 +1,6 @@
 """What a run says: rows of `metrics.jsonl`, progress on stderr, TensorBoard events where installed.
 
-A row of `metrics.jsonl` has `kind` (train, eval, sample, skipped, plan) and `step`, the number of updates done.
+A row of `metrics.jsonl` has `kind` (train, eval, sample, skipped, plan) and `step`, the updates done.
 """
 
 from __future__ import annotations
@@ -95,31 +95,28 @@ def say(text: str) -> None:
     console().print(text, markup=False, soft_wrap=True)
 
 
+def progress_bar(unit: str = "") -> Progress:
+    """Make a rich Progress on stderr: bar, count, time passed, time left, and each task's `note`."""
+    from rich import progress as rp
+
+    return rp.Progress(
+        rp.SpinnerColumn(),
+        rp.TextColumn("{task.description}", markup=False),
+        rp.BarColumn(bar_width=20),
+        rp.MofNCompleteColumn(),
+        rp.TextColumn(unit),
+        rp.TimeElapsedColumn(),
+        rp.TextColumn("left"),
+        rp.TimeRemainingColumn(),
+        rp.TextColumn("{task.fields[note]}", markup=False),
+        console=console(),
+    )
+
+
 @contextmanager
 def progress(unit: str = "") -> Iterator[Progress]:
-    """Yield a rich Progress on stderr with bar, count, rate and ETA; add tasks to it."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-    from rich.progress import TimeRemainingColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    with Progress(*columns, console=console(), transient=False) as bar:
+    """Yield a running `progress_bar`; add tasks to it."""
+    with progress_bar(unit) as bar:
         yield bar
 
 

@@ -71,7 +71,7 @@ def require_absent(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's whole text atomically: temporary file beside it, fsync, rename, fsync of the folder."""
+    """Replace a file's whole text atomically: temporary file beside it, fsync, rename, fsync the folder."""
     with clear_errors(path):
         handle, name = tempfile.mkstemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=path.parent)
         try:

@@ -1,0 +1,144 @@
+"""`danlu train`: put shards, model, evaluation and sampling together and hand them to the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from danlu.commands import finish
+from danlu.config import TrainConfig, read_config, read_tables
+from danlu.errors import CheckpointError, ConfigError, TokenizerError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from danlu.data.shards import Shards
+    from danlu.tokenizer import Tokenizer
+    from danlu.train.trainer import Sample
+
+USAGE = """usage: danlu train RUN.toml|PRESET|RUN_FOLDER [--resume] [--json] [--KEY VALUE …]
+
+RUN.toml     settings; `preset = "nano"` starts from a preset
+PRESET       {presets}
+RUN_FOLDER   with --resume: go on with what was recorded there
+--resume     go on from the newest good checkpoint of the run folder, bit for bit; start if there is none
+--json       print one JSON object as the last line
+
+Every key of the settings is a flag (danlu train nano --help shows them all with their values):
+  danlu train nano --data shards --out runs/nano --budget "10 min" --optim.lr 2e-3"""
+
+
+def run(argv: list[str]) -> int:
+    """Parse, train, print."""
+    flags = [a for a in argv if a not in ("--json", "--resume")]
+    if not flags or flags[0] in ("-h", "--help"):
+        from danlu.config import preset_names
+
+        print(USAGE.format(presets=", ".join(preset_names())))
+        return 0
+    source, *rest = flags
+    if source.startswith("-"):
+        raise ConfigError(f"danlu train: name a preset, a TOML file or a run folder before {source}")
+    tables = read_tables(source)
+    if (Path(source) / "run.toml").is_file():
+        tables["out"] = source
+    config = read_config(TrainConfig, tables, rest, f"danlu train {source}")
+    done = train(config, resume="--resume" in argv)
+    status = finish(done, _text(done), "--json" in argv)
+    return status if done["finished"] else 130
+
+
+def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
+    """Train as `config` says and return what `danlu train --json` prints.
+
+    Raises DanluError's subclasses for whatever a user can mend: a missing shard folder, an existing run
+    folder, a checkpoint of another model, a full disk.
+    """
+    from danlu.data.shards import open_shards
+    from danlu.evaluate.loss import ValidationSet
+    from danlu.evaluate.report import write_report
+    from danlu.tokenizer import Tokenizer
+    from danlu.train.run import open_run
+    from danlu.train.trainer import Trainer
+
+    if config.data is None:
+        raise ConfigError(
+            "data: no shard folder is named. Make one with danlu prepare, then pass --data FOLDER"
+        )
+    shards = open_shards(config.data)
+    tokenizer = Tokenizer.load(shards.tokenizer_folder)
+    model = _model(config, shards, tokenizer)
+    finished = open_run(config, resume)
+    if finished is not None:
+        return finished
+    _copy_manifest(config.out, shards.manifest)
+    validation = ValidationSet(shards, tokenizer, config.eval_tokens)
+    trainer = Trainer(
+        config,
+        shards,
+        model,
+        tokenizer,
+        evaluate=lambda m: validation.score(m, config.context).as_dict(),
+        sample=_sampler(config, tokenizer),
+        on_checkpoint=write_report,
+    )
+    return asdict(trainer.fit())
+
+
+def _model(config: TrainConfig, shards: Shards, tokenizer: Tokenizer) -> nn.Module:
+    from danlu.checkpoint import load_model, load_tokenizer
+    from danlu.model import build_model
+    from danlu.train.devices import seed_for
+
+    if config.init is None:
+        return build_model(config.model, shards.vocab_size, config.context, seed_for(config.seed, "model"))
+    model = load_model(config.init)
+    if model.config != config.model:
+        raise CheckpointError(
+            f"{config.init}: its architecture is not [model] of this run. Use the settings it was made with"
+        )
+    if load_tokenizer(config.init).fingerprint != tokenizer.fingerprint:
+        raise TokenizerError(
+            f"{config.init}: has another tokenizer than the shards in {config.data}. "
+            f"Repack: danlu prepare … --tokenizer {config.init} --out <folder>"
+        )
+    return model
+
+
+def _sampler(config: TrainConfig, tokenizer: Tokenizer) -> Sample:
+    from danlu.infer.engine import generate
+
+    def sample(model: nn.Module) -> list[tuple[str, str]]:
+        if not config.sample_tokens:
+            return []
+        return [
+            (
+                prompt,
+                generate(
+                    model, tokenizer, prompt, max_new_tokens=config.sample_tokens, seed=config.seed
+                ).texts[0],
+            )
+            for prompt in config.prompts
+        ]
+
+    return sample
+
+
+def _copy_manifest(out: Path, manifest: dict[str, Any]) -> None:
+    from danlu import storage
+
+    storage.write_json(out / "data.json", manifest)
+
+
+def _text(done: dict[str, Any]) -> str:
+    if not done["finished"]:
+        return (
+            f"stopped at step {done['step']:,}, saved in {done['checkpoint']}\n"
+            f"go on with: danlu train {done['run']} --resume"
+        )
+    return (
+        f"step {done['step']:,}  {done['tokens']:,} tokens  {done['seconds']:.0f} s  "
+        f"validation {done['bits_per_char']:.3f} bits/char  ->  {done['checkpoint']}\n"
+        f"report: {done['run']}/report.html"
+    )

@@ -1,0 +1,122 @@
+"""What the machine is good at: device, precision, threads. Measured at the start, then recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from danlu.config import DeviceConfig
+from danlu.errors import ConfigError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_WORTH_IT = 1.5
+"""bf16 is chosen where its matrix product is at least this many times faster than fp32's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the probe chose; part of the plan, so that a resumed run computes as the first one did.
+
+    `gemm_flops` is the measured speed of a large matrix product in `precision`, in FLOP/s.
+    """
+
+    device: str
+    precision: str
+    threads: int
+    gemm_flops: float
+    micro_batch_tokens: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the compute type."""
+        return DTYPES[self.precision]
+
+
+def probe(config: DeviceConfig) -> Machine:
+    """Choose device, threads and precision by a short timed matrix product. Takes well under a second."""
+    device = _device(config.name)
+    threads = config.threads or physical_cores()
+    torch.set_num_threads(threads)
+    precision = config.precision
+    if precision == "auto":
+        small = 256 if device.type == "cpu" else 4096
+        ratio = gemm_flops(device, torch.bfloat16, small) / gemm_flops(device, torch.float32, small)
+        precision = "bf16" if ratio >= _WORTH_IT else "fp32"
+    large = 1024 if device.type == "cpu" else 8192
+    return Machine(
+        device.type,
+        precision,
+        threads,
+        gemm_flops(device, DTYPES[precision], large),
+        config.micro_batch_tokens,
+    )
+
+
+def prepare(machine: Machine, deterministic: bool) -> torch.device:
+    """Set threads and determinism as the plan says. Raises ConfigError where the device is not here."""
+    device = _device(machine.device)
+    torch.set_num_threads(machine.threads)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+    return device
+
+
+def gemm_flops(device: torch.device, dtype: torch.dtype, size: int, seconds: float = 0.06) -> float:
+    """Measure an N×N matrix product (N = 4 `size` by `size` by `size`): the best of several, in FLOP/s."""
+    a = torch.randn(4 * size, size, device=device).to(dtype)
+    b = torch.randn(size, size, device=device).to(dtype)
+    a @ b
+    best, until = float("inf"), time.perf_counter() + seconds
+    while True:
+        _synchronise(device)
+        start = time.perf_counter()
+        a @ b
+        _synchronise(device)
+        now = time.perf_counter()
+        best = min(best, now - start)
+        if now > until:
+            return 2 * 4 * size**3 / best
+
+
+def physical_cores() -> int:
+    """Count the cores this process may use, hyper-threads of one core counted once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    siblings = {
+        (Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip())
+        for cpu in allowed
+        if Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").is_file()
+    }
+    return len(siblings) or len(allowed)
+
+
+def seed_for(seed: int, purpose: str, step: int = 0) -> int:
+    """Derive the seed of one use of random numbers: a function of (seed, purpose, step) and nothing else."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{step}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if (name == "cuda" and not torch.cuda.is_available()) or (
+        name == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise ConfigError(
+            f"device {name}: this machine (or this build of PyTorch) has none. Use --device.name cpu"
+        )
+    return torch.device(name)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,149 @@
+"""Optimisers: Muon for the matrices of the blocks, PyTorch's fused AdamW for everything else.
+
+Shapes: N matrices of one shape, M rows, K columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from danlu.config import OptimConfig
+from danlu.errors import CheckpointError
+
+Named = Sequence[tuple[str, nn.Parameter]]
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(x_NMK: Tensor, steps: int = 5) -> Tensor:
+    """Push every singular value towards 1 by a quintic Newton–Schulz iteration, in x's precision.
+
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
+    """
+    a, b, c = _QUINTIC
+    tall = x_NMK.shape[-2] > x_NMK.shape[-1]
+    x = x_NMK.mT if tall else x_NMK
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True).to(x.dtype) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x.mT if tall else x
+
+
+class Muon:
+    """Momentum, Nesterov, then an orthogonalised update, batched over matrices of one shape.
+
+    The update of an M×K matrix is scaled by sqrt(max(1, M / K)). `dtype` is the iteration's precision: bf16
+    only where the machine is fast at it.
+    """
+
+    def __init__(self, matrices: Named, lr: float, momentum: float, weight_decay: float, dtype: torch.dtype):
+        self.lr, self.momentum, self.weight_decay, self.dtype = lr, momentum, weight_decay, dtype
+        self.rate = lr
+        self.groups: list[Named] = []
+        self.momenta: list[Tensor] = []
+        by_shape = sorted(matrices, key=lambda pair: tuple(pair[1].shape))
+        for _, group in groupby(by_shape, key=lambda pair: tuple(pair[1].shape)):
+            named = list(group)
+            self.groups.append(named)
+            self.momenta.append(torch.zeros_like(torch.stack([p.detach() for _, p in named])))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every matrix that has a gradient."""
+        for named, momentum_NMK in zip(self.groups, self.momenta, strict=True):
+            parameters = [p for _, p in named]
+            grad_NMK = torch.stack(
+                [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+            )
+            momentum_NMK.lerp_(grad_NMK, 1 - self.momentum)
+            update_NMK = orthogonalise(grad_NMK.lerp_(momentum_NMK, self.momentum).to(self.dtype))
+            scale = max(1.0, grad_NMK.shape[-2] / grad_NMK.shape[-1]) ** 0.5
+            if self.weight_decay:
+                torch._foreach_mul_(parameters, 1 - self.rate * self.weight_decay)
+            updates = [u.to(p.dtype) for u, p in zip(update_NMK.unbind(), parameters, strict=True)]
+            torch._foreach_add_(parameters, updates, alpha=-self.rate * scale)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the momenta by parameter name."""
+        return {
+            f"muon.momentum.{name}": momentum_NMK[i]
+            for named, momentum_NMK in zip(self.groups, self.momenta, strict=True)
+            for i, (name, _) in enumerate(named)
+        }
+
+
+class Optimizer:
+    """The two optimisers as one: one rate factor, one step, one named set of state tensors."""
+
+    def __init__(self, model: nn.Module, config: OptimConfig, muon_dtype: torch.dtype = torch.float32):
+        named = list(model.named_parameters())
+        matrices: Named = model.matrix_parameters() if config.name == "muon" else []  # pyright: ignore
+        in_muon = {id(p) for _, p in matrices}
+        self.rest = [(name, p) for name, p in named if id(p) not in in_muon]
+        self.muon = Muon(matrices, config.muon_lr, config.momentum, config.weight_decay, muon_dtype)
+        decayed = [p for _, p in self.rest if p.ndim > 1 or config.decay_all]
+        plain = [p for _, p in self.rest if not (p.ndim > 1 or config.decay_all)]
+        groups = [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        self.lr = config.lr
+        self.adamw = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
+        )
+
+    def set_rate(self, factor: float) -> None:
+        """Set every group's learning rate to its peak times `factor`."""
+        self.muon.rate = self.muon.lr * factor
+        for group in self.adamw.param_groups:
+            group["lr"] = self.lr * factor
+
+    def step(self) -> None:
+        """Update all parameters."""
+        self.muon.step()
+        self.adamw.step()
+
+    def zero_grad(self) -> None:
+        """Free the gradients."""
+        self.adamw.zero_grad(set_to_none=True)
+        for named in self.muon.groups:
+            for _, parameter in named:
+                parameter.grad = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every state tensor under a stable name, for the checkpoint."""
+        state = self.muon.tensors()
+        for name, parameter in self.rest:
+            for key, tensor in self.adamw.state.get(parameter, {}).items():
+                state[f"adamw.{key}.{name}"] = tensor
+        return state
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take the state back. Raises CheckpointError, naming a tensor, where the names do not match."""
+        left = dict(tensors)
+        for key, momentum in self.muon.tensors().items():
+            if key not in left:
+                raise CheckpointError(f"the optimiser state holds no {key}: it belongs to another run")
+            momentum.copy_(left.pop(key))
+        for name, parameter in self.rest:
+            found = {key: left.pop(f"adamw.{key}.{name}", None) for key in ("step", "exp_avg", "exp_avg_sq")}
+            if all(tensor is None for tensor in found.values()) and not any(
+                k.startswith("adamw.") for k in tensors
+            ):
+                continue
+            if any(tensor is None for tensor in found.values()):
+                raise CheckpointError(
+                    f"the optimiser state holds nothing of {name}: it belongs to another run"
+                )
+            self.adamw.state[parameter] = {
+                key: tensor.to("cpu" if key == "step" else parameter.device, copy=True)
+                for key, tensor in found.items()
+                if tensor is not None
+            }
+        if left:
+            raise CheckpointError(f"the optimiser state holds {next(iter(left))}, which this model lacks")

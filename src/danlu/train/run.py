@@ -1,0 +1,108 @@
+"""The run folder: its checkpoints, the links `latest` and `best`, and which of them to go on from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from danlu import storage
+from danlu.checkpoint import TrainerState, newest_good, save_checkpoint
+from danlu.config import TrainConfig, check, to_toml
+from danlu.errors import CheckpointError, ConfigError
+from danlu.tokenizer import Tokenizer
+
+RUN_TOML = "run.toml"
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of a run, and the order in which a checkpoint replaces an older one."""
+
+    path: Path
+    keep: int
+
+    @property
+    def checkpoints(self) -> Path:
+        """Return the folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the path of the checkpoint of `step`."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint that verifies, or None."""
+        return newest_good(self.checkpoints) if self.checkpoints.is_dir() else None
+
+    def linked(self, name: str) -> Path | None:
+        """Return what `latest` or `best` points to, or None."""
+        link = self.path / name
+        return link.resolve() if link.is_symlink() and link.exists() else None
+
+    def save(
+        self, step: int, model: nn.Module, tokenizer: Tokenizer | None, state: TrainerState, is_best: bool
+    ) -> Path:
+        """Write the checkpoint whole, then the links, then delete old ones. Returns its path."""
+        folder = self.checkpoint(step)
+        if folder.exists():  # it did not verify when the run was resumed from an older one
+            shutil.rmtree(folder)
+        save_checkpoint(folder, model, tokenizer, state)
+        with storage.clear_errors(self.path):
+            self._link("latest", folder)
+            if is_best:
+                self._link("best", folder)
+        self._prune()
+        return folder
+
+    def _link(self, name: str, folder: Path) -> None:
+        scratch = self.path / f".scratch-{os.getpid()}-{name}"
+        scratch.unlink(missing_ok=True)
+        scratch.symlink_to(folder.relative_to(self.path))
+        scratch.rename(self.path / name)
+        storage.fsync(self.path)
+
+    def _prune(self) -> None:
+        """Delete checkpoints beyond the newest `keep`; the best one stays."""
+        best = self.linked("best")
+        for folder in sorted(self.checkpoints.glob("step-*"))[: -self.keep]:
+            if folder.resolve() != best:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_run(config: TrainConfig, resume: bool) -> dict[str, Any] | None:
+    """Make the run folder, or find it again; return the summary of a run that is finished already.
+
+    Raises OutputError where the folder exists and `resume` is false, ConfigError where `config` differs from
+    what the run was started with.
+    """
+    folder, settings = config.out, config.out / RUN_TOML
+    with storage.clear_errors(folder):
+        if not resume:
+            storage.require_absent(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        storage.sweep(folder)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        if settings.is_file():
+            _require_same(config, settings)
+        else:
+            storage.write_text(settings, to_toml(config))
+    summary = folder / SUMMARY
+    return storage.read_json(summary, CheckpointError) if summary.is_file() else None
+
+
+def _require_same(config: TrainConfig, settings: Path) -> None:
+    recorded = check(TrainConfig, tomllib.loads(settings.read_text(encoding="utf-8")), str(settings))
+    now, then = config.model_dump(mode="json"), recorded.model_dump(mode="json")
+    for key in now.keys() - {"keep_checkpoints"}:
+        if now[key] != then[key]:
+            raise ConfigError(
+                f"{settings}: this run was started with {key} = {then[key]!r}, now it is {now[key]!r}. "
+                f"Go on with what was recorded: danlu train {config.out} --resume"
+            )

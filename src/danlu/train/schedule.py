@@ -1,0 +1,64 @@
+"""The learning rate and the batches as functions of the step and the recorded plan, never of the clock."""
+
+from __future__ import annotations
+
+import math
+
+from danlu.config import ScheduleConfig, TrainConfig
+from danlu.types import BatchPlan, Stretch
+
+
+def decay_start(schedule: ScheduleConfig, total_steps: int) -> int:
+    """Return the first step whose rate lies below the peak for good."""
+    if schedule.shape == "constant":
+        return total_steps
+    if schedule.shape == "wsd":
+        return max(warmup(schedule, total_steps), total_steps - math.ceil(schedule.decay * total_steps))
+    return warmup(schedule, total_steps)
+
+
+def warmup(schedule: ScheduleConfig, total_steps: int) -> int:
+    """Return the steps of warm-up: as configured, but with wsd no more than a tenth of the run."""
+    return (
+        min(schedule.warmup_steps, max(1, total_steps // 10))
+        if schedule.shape == "wsd"
+        else schedule.warmup_steps
+    )
+
+
+def rate_factor(schedule: ScheduleConfig, total_steps: int, step: int) -> float:
+    """Return the share of the peak rate for update `step`, counted from 0.
+
+    Warm-up rises linearly from 0 (linear and cosine, as transformers' schedules do: step 0 has rate 0) or
+    from 1 / warm-up (wsd, so that no step is lost); the decay ends at `floor`.
+    """
+    rise = warmup(schedule, total_steps)
+    if schedule.shape == "wsd" and step < rise:
+        return (step + 1) / rise
+    if step < rise:
+        return step / rise
+    start = decay_start(schedule, total_steps)
+    if step < start or total_steps <= start:
+        return 1.0
+    done = min(1.0, (step - start) / (total_steps - start))
+    shape = (1 + math.cos(math.pi * done)) / 2 if schedule.shape == "cosine" else 1 - done
+    return schedule.floor + (1 - schedule.floor) * shape
+
+
+def batch_plan(
+    config: TrainConfig, total_steps: int, before: BatchPlan | None = None, at_step: int = 0
+) -> BatchPlan:
+    """Lay the configured stretches over `total_steps`.
+
+    With `before` (a revision at `at_step`) what lies behind stays as it was: a boundary in the past does not
+    move, and none moves into the past.
+    """
+    sizes = [(s.window, s.batch_tokens) for s in config.schedule.stretches] + [
+        (config.context, config.batch_tokens)
+    ]
+    starts = [0] + [max(1, round(s.until * total_steps)) for s in config.schedule.stretches]
+    if before is not None:
+        old = [s.start for s in before.stretches]
+        starts = [was if was <= at_step else max(now, at_step) for was, now in zip(old, starts, strict=True)]
+    stretches = tuple(Stretch(start, *size) for start, size in zip(starts, sizes, strict=True))
+    return BatchPlan(config.context, stretches, config.packing, config.document_mask)

@@ -1,0 +1,77 @@
+"""One update: forward, backward, clip, update. No I/O, no logging; it returns what happened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from danlu.train.objectives import Objective
+from danlu.train.optim import Optimizer
+from danlu.types import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Loss in nats a scored token, gradient norm before clipping, and whether the update was skipped."""
+
+    loss: float
+    grad_norm: float
+    skipped: bool
+
+
+def split(batch: Batch, rows: int, device: torch.device) -> Iterator[Batch]:
+    """Cut a batch into micro-batches of `rows` rows (the last may have fewer) on `device`."""
+    for start in range(0, batch.ids_BT.shape[0], rows):
+
+        def part(tensor: Tensor, start: int = start) -> Tensor:
+            return tensor[start : start + rows].to(device, non_blocking=True)
+
+        yield Batch(
+            part(batch.ids_BT),
+            part(batch.labels_BT),
+            None if batch.segments_BT is None else part(batch.segments_BT),
+            {name: part(tensor) for name, tensor in batch.extras.items()},
+        )
+
+
+def accumulate(
+    model: nn.Module, objective: Objective, batches: Iterator[Batch] | Sequence[Batch], count: int
+) -> Tensor:
+    """Add the gradients of loss / `count` over the micro-batches; return that loss as a scalar tensor.
+
+    `count` is the number of scored tokens of the whole global batch, so the sum over ragged micro-batches
+    equals one big batch.
+    """
+    total = torch.zeros(())
+    for batch in batches:
+        loss, _ = objective.loss(model, batch)
+        (loss / count).backward()
+        total = total.to(loss.device) + loss.detach() / count
+    return total
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    objective: Objective,
+    batches: Iterator[Batch] | Sequence[Batch],
+    count: int,
+    clip: float,
+) -> StepResult:
+    """Update the model once; skip it if loss or gradient is not finite (one host synchronisation).
+
+    `clip` bounds the global gradient norm; 0 leaves the gradient as it is.
+    """
+    total = accumulate(model, objective, batches, count)
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.clip_grad_norm_(parameters, clip or math.inf)
+    loss, grad_norm = torch.stack([total, norm.to(total.device)]).tolist()
+    finite = math.isfinite(loss) and math.isfinite(grad_norm)
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad()
+    return StepResult(loss=loss, grad_norm=grad_norm, skipped=not finite)

@@ -1,0 +1,359 @@
+"""The one trainer: plan, step, evaluate, save, resume. What a step does follows from (plan, seed, step)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from danlu import log, storage
+from danlu.checkpoint import TrainerState, load_trainer, load_weights
+from danlu.config import TrainConfig, parse_budget
+from danlu.data import batches
+from danlu.data.shards import Shards
+from danlu.errors import CheckpointError, ConfigError, TrainingError
+from danlu.tokenizer import Tokenizer
+from danlu.train import devices, plan, schedule
+from danlu.train.budget import Clock, TimeBudget
+from danlu.train.display import Display
+from danlu.train.interrupt import StopRequest, stop_on_signals
+from danlu.train.objectives import NextToken, Objective
+from danlu.train.optim import Optimizer
+from danlu.train.run import SUMMARY, RunFolder
+from danlu.train.step import StepResult, accumulate, split, train_step
+
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+"""Held-out quality: at least loss_nats_per_token, bits_per_char, bits_per_byte."""
+Sample = Callable[[nn.Module], Sequence[tuple[str, str]]]
+"""(prompt, continuation) pairs."""
+
+_CPU_MICRO_BATCH_TOKENS = 4096
+_SKIPS_IN_A_ROW = 5
+_EVENTS_IN_A_RUN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Where a run stands when `fit` returns; `finished` is false after a signal."""
+
+    run: str
+    checkpoint: str
+    best: str | None
+    step: int
+    resumed_at: int | None
+    tokens: int
+    loss_nats_per_token: float | None
+    bits_per_char: float | None
+    seconds: float
+    finished: bool
+
+
+@dataclass
+class Progress:
+    """What changes from step to step, besides weights and optimiser: all of it goes into a checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    skips_in_a_row: int = 0
+    best: float | None = None
+    quality: Mapping[str, float] | None = None
+
+
+class Trainer:
+    """Trains `model` on `shards` into the run folder `config.out`, from the start or its newest checkpoint.
+
+    `evaluate`, `sample` and `on_checkpoint` are handed in, so that this room knows nothing of those rooms.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        shards: Shards,
+        model: nn.Module,
+        tokenizer: Tokenizer | None = None,
+        objective: Objective | None = None,
+        evaluate: Evaluate | None = None,
+        sample: Sample | None = None,
+        on_checkpoint: Callable[[Path], object] | None = None,
+    ):
+        self.config, self.shards, self.model, self.tokenizer = config, shards, model, tokenizer
+        self.objective = objective or NextToken()
+        self.evaluate, self.sample, self.on_checkpoint = evaluate, sample, on_checkpoint
+        self.run = RunFolder(config.out, config.keep_checkpoints)
+        self.progress, self.clock = Progress(), Clock()
+        self.resumed_at: int | None = None
+        self._saved: int | None = None
+        self._tokens_per_second: float | None = None
+
+    def fit(self) -> Done:
+        """Train to the end of the budget, or until a signal. Raises TrainingError after bad steps in a row."""
+        checkpoint = self.run.newest()
+        state = load_trainer(checkpoint) if checkpoint else None
+        self._set_up(state)
+        if checkpoint and state:
+            self._take_back(checkpoint, state)
+        log.cut_metrics(self.run.path, self.progress.step if state else -1)
+        self.metrics = log.MetricsLog(self.run.path)
+        self.display = Display(self._version.total_steps, self.progress.step)
+        try:
+            with stop_on_signals() as stop:
+                self._loop(stop)
+        finally:
+            self.display.close()
+            self.metrics.close()
+        return self._done()
+
+    # The start: machine, plan, optimiser, and what a checkpoint gives back
+
+    def _set_up(self, state: TrainerState | None) -> None:
+        recorded = plan.load_plan(self.run.path)
+        if recorded is None and state is not None:
+            recorded = plan.plan_from_json(state.values["plan"], "the checkpoint's plan")
+        machine = recorded.machine if recorded else devices.probe(self.config.device)
+        self.device = devices.prepare(machine, self.config.device.deterministic)
+        self.model.to(self.device)
+        self.model.compute_dtype = machine.dtype  # pyright: ignore[reportAttributeAccessIssue]
+        self.compute = torch.compile(self.model) if self.config.device.compile else self.model
+        self.optimizer = Optimizer(self.model, self.config.optim, machine.dtype)
+        budget = parse_budget(self.config.budget)
+        self.time_budget = TimeBudget(budget.amount, self.clock) if budget.unit == "minutes" else None
+        self.plan = recorded or self._first_plan(machine)
+        plan.save_plan(self.run.path, self.plan)
+
+    def _first_plan(self, machine: devices.Machine) -> plan.Plan:
+        budget, per_epoch = (
+            parse_budget(self.config.budget),
+            batches.blocks_per_epoch(self.shards, self._trial_batches()),
+        )
+        machine = replace(machine, micro_batch_tokens=self._micro_batch(machine))
+        if self.time_budget is None:
+            total = plan.steps_for(budget, self.config, per_epoch)
+            return plan.first_plan(self.config, machine, total, f"budget {self.config.budget}")
+        seconds = self._dry_run(machine.micro_batch_tokens)
+        total = max(self.config.schedule.warmup_steps + 1, self.time_budget.steps_left(seconds))
+        return plan.first_plan(self.config, machine, total, f"a dry run took {seconds:.3f} s a step")
+
+    def _trial_batches(self) -> plan.BatchPlan:
+        return schedule.batch_plan(self.config, 2 + len(self.config.schedule.stretches))
+
+    def _micro_batch(self, machine: devices.Machine) -> int:
+        """Choose how many tokens are computed at once: on an accelerator the most that fit."""
+        wanted = self.config.device.micro_batch_tokens
+        if wanted:
+            return wanted
+        if self.device.type == "cpu":
+            return min(self.config.batch_tokens, _CPU_MICRO_BATCH_TOKENS)
+        tokens = self.config.batch_tokens
+        while True:
+            try:
+                self._dry_run(tokens)
+                return tokens
+            except torch.OutOfMemoryError:
+                self.optimizer.zero_grad()
+                if tokens <= self.config.context:
+                    raise ConfigError(
+                        f"one row of {self.config.context:,} tokens does not fit into the memory of "
+                        f"{machine.device}. Lower context or the model's size"
+                    ) from None
+                tokens //= 2
+
+    def _dry_run(self, micro_batch_tokens: int) -> float:
+        """Compute the last stretch's gradients twice, throw them away, and return the second's seconds."""
+        trial = self._trial_batches()
+        step = trial.stretches[-1].start
+        batch = self.objective.collate(batches.batch(self.shards, trial, self.config.seed, step))
+        rows = max(1, micro_batch_tokens // trial.stretches[-1].window)
+        seconds = 0.0
+        for _ in range(2):
+            start = time.perf_counter()
+            accumulate(self.compute, self.objective, split(batch, rows, self.device), 1).item()
+            self.optimizer.zero_grad()
+            seconds = time.perf_counter() - start
+        return seconds
+
+    def _take_back(self, checkpoint: Path, state: TrainerState) -> None:
+        values = state.values
+        for what, here in (
+            ("shards", self.shards.address),
+            ("model", self.config.model.model_dump(mode="json")),
+        ):
+            if values[what] != here:
+                raise CheckpointError(
+                    f"{checkpoint}: was trained with other {what} than {self.config.out}/run.toml names"
+                )
+        load_weights(checkpoint, self.model)
+        self.optimizer.load(state.tensors)
+        self.progress = Progress(**values["progress"])
+        self.clock = Clock(values["seconds"])
+        if self.time_budget is not None:
+            self.time_budget.clock = self.clock
+        self.resumed_at = self._saved = self.progress.step
+
+    # The loop
+
+    @property
+    def _version(self) -> plan.Version:
+        return self.plan.at(self.progress.step)
+
+    def _loop(self, stop: StopRequest) -> None:
+        if self.progress.step == 0:
+            self._judge()
+        if self.time_budget is not None:
+            self.time_budget.begin(self.progress.step)
+        while self.progress.step < self._version.total_steps and not stop.wanted:
+            self._step()
+            if self._due(self.config.eval_every):
+                self._judge()
+            if self._due(self.config.checkpoint_every) or stop.wanted:
+                self._save()
+            self._revise()
+        if self._saved != self.progress.step:
+            self._save()
+
+    def _step(self) -> None:
+        at, version = self.progress.step, self._version
+        started = time.perf_counter()
+        batch = self.objective.collate(batches.batch(self.shards, version.batches, self.config.seed, at))
+        count = self.objective.count(batch)
+        factor = schedule.rate_factor(self.config.schedule, version.total_steps, at)
+        self.optimizer.set_rate(factor)
+        torch.manual_seed(devices.seed_for(self.config.seed, "step", at))
+        rows = max(1, self.plan.machine.micro_batch_tokens // batch.ids_BT.shape[1])
+        parts = split(batch, rows, self.device)
+        result = train_step(
+            self.compute, self.optimizer, self.objective, parts, count, self.config.optim.clip
+        )
+        self.progress.step += 1
+        self.progress.tokens += count
+        self._record(result, count, batch.ids_BT.numel(), factor, time.perf_counter() - started)
+
+    def _record(self, result: StepResult, count: int, positions: int, factor: float, seconds: float) -> None:
+        step = self.progress.step
+        if result.skipped:
+            self._skipped(result)
+            return
+        self.progress.skips_in_a_row = 0
+        if step == 1 and self.config.init is None:
+            self._check_first_loss(result.loss)
+        speed, before = count / seconds, self._tokens_per_second
+        self._tokens_per_second = speed if before is None else 0.9 * before + 0.1 * speed
+        flops = self.model.flops_per_token(self.config.context) * positions / seconds  # pyright: ignore
+        row = {
+            "tokens": self.progress.tokens,
+            "seconds": round(self.clock.seconds, 3),
+            "loss_nats_per_token": result.loss,
+            "learning_rate": factor * self.config.optim.lr,
+            "grad_norm": result.grad_norm,
+            "tokens_per_second": speed,
+            "gemm_share": flops / self.plan.machine.gemm_flops,
+        }
+        self.metrics.write("train", step, **row)
+        shown = {**row, "tokens_per_second": self._tokens_per_second, **self._bits()}
+        self.display.step(step, self._version.total_steps, shown)
+
+    def _bits(self) -> dict[str, float]:
+        quality = self.progress.quality
+        return {"bits_per_char": quality["bits_per_char"]} if quality else {}
+
+    def _skipped(self, result: StepResult) -> None:
+        step = self.progress.step
+        reason = f"loss {result.loss}, gradient norm {result.grad_norm}"
+        self.metrics.write("skipped", step, reason=reason)
+        self.display.say(f"step {step:,}: {reason}: not finite, so this update is skipped")
+        self.progress.skips_in_a_row += 1
+        if self.progress.skips_in_a_row >= _SKIPS_IN_A_ROW:
+            good = self.run.linked("latest")
+            raise TrainingError(
+                f"step {step:,}: {_SKIPS_IN_A_ROW} steps in a row were not finite. The last good checkpoint "
+                f"is {good or 'none yet'}. Lower optim.lr and optim.muon_lr, or use --device.precision fp32"
+            )
+
+    def _check_first_loss(self, loss: float) -> None:
+        expected = math.log(self.shards.vocab_size)
+        if abs(loss - expected) > 0.1 * expected:
+            self.display.say(
+                f"step 1: the loss is {loss:.2f} nats/token, where an untrained model should have "
+                f"ln({self.shards.vocab_size:,}) = {expected:.2f}: "
+                f"the initialisation is {'too wide' if loss > expected else 'not a fresh one'}"
+            )
+
+    def _due(self, every: int) -> bool:
+        """Tell whether an event of every so many steps (0: ten over the run) falls on this step."""
+        total = self._version.total_steps
+        return (
+            self.progress.step % (every or max(1, total // _EVENTS_IN_A_RUN)) == 0
+            or self.progress.step >= total
+        )
+
+    def _judge(self) -> None:
+        """Evaluate and sample."""
+        step, seconds = self.progress.step, self.clock.seconds
+        if self.evaluate is not None:
+            quality = dict(self.evaluate(self.model))
+            self.progress.quality = quality
+            self.metrics.write(
+                "eval", step, tokens=self.progress.tokens, seconds=round(seconds, 3), **quality
+            )
+            self.display.say(
+                f"step {step:,}: {quality['bits_per_char']:.3f} bits/char, "
+                f"{quality['loss_nats_per_token']:.3f} nats/token on validation text"
+            )
+        for prompt, text in self.sample(self.model) if self.sample else ():
+            self.metrics.write("sample", step, prompt=prompt, text=text)
+        if self.time_budget is not None:
+            self.time_budget.reserve = 1 + self.clock.seconds - seconds
+
+    def _save(self) -> None:
+        quality = self.progress.quality
+        judged_now = quality is not None and self._due(self.config.eval_every)
+        is_best = judged_now and quality["bits_per_char"] <= (self.progress.best or math.inf)
+        if is_best:
+            self.progress.best = quality["bits_per_char"]
+        self.metrics.sync()
+        values = {
+            "progress": asdict(self.progress),
+            "seconds": self.clock.seconds,
+            "plan": self.plan.as_json(),
+            "shards": self.shards.address,
+            "model": self.config.model.model_dump(mode="json"),
+        }
+        state = TrainerState(values, self.optimizer.tensors())
+        self.run.save(self.progress.step, self.model, self.tokenizer, state, is_best)
+        self._saved = self.progress.step
+        if self.on_checkpoint is not None:
+            self.on_checkpoint(self.run.path)
+
+    def _revise(self) -> None:
+        step, version = self.progress.step, self._version
+        if self.time_budget is None or self.plan.has_version_from(step):
+            return
+        total = self.time_budget.revision(self.config.schedule, step, version.total_steps)
+        if total is None:
+            return
+        self.plan = self.plan.revised(self.config, step, total, f"{self.clock.seconds:.0f} s are spent")
+        plan.save_plan(self.run.path, self.plan)
+        self.metrics.write("plan", step, total_steps=total, why=self.plan.versions[-1].why)
+
+    def _done(self) -> Done:
+        progress, quality = self.progress, self.progress.quality or {}
+        best = self.run.linked("best")
+        done = Done(
+            run=str(self.run.path),
+            checkpoint=str(self.run.checkpoint(progress.step)),
+            best=str(best) if best else None,
+            step=progress.step,
+            resumed_at=self.resumed_at,
+            tokens=progress.tokens,
+            loss_nats_per_token=quality.get("loss_nats_per_token"),
+            bits_per_char=quality.get("bits_per_char"),
+            seconds=round(self.clock.seconds, 3),
+            finished=progress.step >= self._version.total_steps,
+        )
+        if done.finished:
+            storage.write_json(self.run.path / SUMMARY, asdict(done))
+        return done
