@@ -23,7 +23,7 @@ class StopRequest:
             raise KeyboardInterrupt
         self.wanted = True
         log.say(
-            f"{signal.Signals(number).name}: saving after this step (once more: leave at once, without saving)"
+            f"{signal.Signals(number).name}: saving after this step (once more leaves at once)"
         )
 
 

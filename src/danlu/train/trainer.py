@@ -91,7 +91,7 @@ class Trainer:
         self._tokens_per_second: float | None = None
 
     def fit(self) -> Done:
-        """Train to the end of the budget, or until a signal. Raises TrainingError after bad steps in a row."""
+        """Train to the budget's end, or until a signal. Raises TrainingError after bad steps."""
         checkpoint = self.run.newest()
         state = load_trainer(checkpoint) if checkpoint else None
         self._set_up(state)

@@ -1,0 +1,177 @@
+"""`danlu demo`: the whole path in minutes, from raw text to a model, its quality, samples and a report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from danlu import log, storage
+from danlu.commands import finish
+from danlu.config import TrainConfig, check, merge, parse_flags, read_tables
+from danlu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from danlu.data.shards import Shards
+    from danlu.tokenizer import Tokenizer
+
+PROMPTS = ("珠穆朗玛峰是", "中国经济", "新华社北京一月", "这本书")
+_SHORTEST_TRAINING_SECONDS = 10.0
+_VOCABULARY = 6400
+_MINIMUM_CHARACTERS = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """From the demo corpus to a trained model: tokenizer, shards, training, evaluation, samples, report."""
+
+    minutes: float = 5.0
+    """how long all of it may take"""
+    out: Path = Path("demo")
+    """folder that everything is written to"""
+    resume: bool = False
+    """go on with an interrupted demo in --out"""
+    seed: int = 0
+    """of initialisation, shuffling and samples"""
+    json: bool = False
+    """print one JSON object as the last line"""
+
+
+def run(argv: list[str]) -> int:
+    """Parse, run every stage, print samples, the table and what to try next."""
+    options = parse_flags(Options, argv, "danlu demo")
+    result = demo(options)
+    status = finish(result, _text(result), options.json)
+    return status if result["finished"] else 130
+
+
+def demo(options: Options) -> dict[str, Any]:
+    """Run the stages that are not done yet in `options.out`; return what `danlu demo --json` prints."""
+    started = time.monotonic()
+    if not 0.2 <= options.minutes <= 10_000:
+        raise ConfigError(f"danlu demo: --minutes {options.minutes:g}: give between 0.2 and 10,000 minutes")
+    if not options.resume:
+        storage.require_absent(options.out)
+    log.say(f"danlu demo: {options.minutes:g} minutes, into {options.out}/")
+    shards, tokenizer = _data(options.out)
+    baselines = _baselines(options.out, shards, tokenizer)
+    done = _train(options, started)
+    result = {
+        "data": str(options.out / "shards"),
+        "tokenizer": str(options.out / "tokenizer"),
+        **{key: done[key] for key in ("run", "checkpoint", "step", "tokens", "finished")},
+        "report": str(options.out / "run" / "report.html"),
+        "baselines": baselines,
+    }
+    return {**result, **_judge(options, shards, tokenizer, Path(done["checkpoint"])), "seconds": _since(started)}
+
+
+def _data(out: Path) -> tuple[Shards, Tokenizer]:
+    """Make tokenizer and shards of the demo corpus, or open those that are there."""
+    from danlu.data.clean import Counts, clean, default_rules
+    from danlu.data.dedup import ExactDedup
+    from danlu.data.prepare import prepare
+    from danlu.data.shards import open_shards
+    from danlu.data.sources import Corpus
+    from danlu.tokenizer import Tokenizer, train_tokenizer
+
+    if (out / "shards").is_dir() and (out / "tokenizer").is_dir():
+        return open_shards(out / "shards"), Tokenizer.load(out / "tokenizer")
+    counts = Counts()
+    rules = [*default_rules(_MINIMUM_CHARACTERS), ExactDedup()]
+    documents = list(clean(log.track(Corpus(["demo"]), "corpus", unit="documents"), rules, counts))
+    if not (out / "tokenizer").is_dir():
+        log.say(f"tokenizer: learning {_VOCABULARY:,} entries from {counts.characters:,} characters")
+        train_tokenizer((d.text for d in documents), _VOCABULARY).save(out / "tokenizer")
+    tokenizer = Tokenizer.load(out / "tokenizer")
+    prepare(log.track(documents, "shards", len(documents), "documents"), tokenizer, out / "shards")
+    return open_shards(out / "shards"), tokenizer
+
+
+def _baselines(out: Path, shards: Shards, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Measure what the model has to beat: a character bigram model, and xz primed with the training text."""
+    from danlu.errors import DataError
+    from danlu.evaluate.baselines import measure, texts_of
+
+    path = out / "run" / "baselines.json"
+    if path.is_file():
+        return storage.read_json(path, DataError)
+    log.say("baselines: character bigrams, and xz primed with the training text")
+    found = measure(texts_of(shards, tokenizer, "train"), texts_of(shards, tokenizer, "validation"))
+    (out / "run").mkdir(parents=True, exist_ok=True)
+    storage.write_json(path, found)
+    return found
+
+
+def _train(options: Options, started: float) -> dict[str, Any]:
+    from danlu.commands.train_ import train
+    from danlu.train.run import RUN_TOML
+
+    run = options.out / "run"
+    if (run / RUN_TOML).is_file():
+        return train(check(TrainConfig, read_tables(str(run)), str(run)), resume=True)
+    seconds = options.minutes * 60 - _since(started) - _seconds_to_judge(options)
+    tables = {
+        "data": str(options.out / "shards"),
+        "out": str(run),
+        "seed": options.seed,
+        "prompts": list(PROMPTS),
+        "budget": f"{max(_SHORTEST_TRAINING_SECONDS, seconds):.0f} s",
+    }
+    return train(check(TrainConfig, merge(read_tables("nano"), tables), "danlu demo"), resume=True)
+
+
+def _seconds_to_judge(options: Options) -> float:
+    """Reserve time for the evaluation on all of the validation text, the samples and the report."""
+    return 5 + 0.03 * options.minutes * 60
+
+
+def _judge(options: Options, shards: Shards, tokenizer: Tokenizer, checkpoint: Path) -> dict[str, Any]:
+    from danlu.checkpoint import load_model
+    from danlu.evaluate.loss import ValidationSet
+    from danlu.evaluate.report import write_report
+    from danlu.infer.engine import generate
+
+    model = load_model(checkpoint)
+    score = ValidationSet(shards, tokenizer).score(model, model.context)
+    samples = [
+        {"prompt": p, "text": generate(model, tokenizer, p, max_new_tokens=60, seed=options.seed).texts[0]}
+        for p in PROMPTS
+    ]
+    write_report(options.out / "run")
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "bits_per_char": score.bits_per_char,
+        "loss_nats_per_token": score.loss_nats_per_token,
+        "samples": samples,
+    }
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 1)
+
+
+def _text(result: dict[str, Any]) -> str:
+    lines = [f"{s['prompt']}|{s['text']}" for s in result["samples"]]
+    rows = {"danlu": result["bits_per_char"]} | {n: b["bits_per_char"] for n, b in result["baselines"].items()}
+    table = [f"  {name:<22} {bits:6.3f}" for name, bits in sorted(rows.items(), key=lambda row: row[1])]
+    checkpoint = result["checkpoint"]
+    return "\n".join(
+        [
+            "",
+            *lines,
+            "",
+            f"bits per character on the validation text (lower is better; {result['parameters']:,} parameters,",
+            f"{result['tokens']:,} tokens, {result['seconds']:.0f} s in all)",
+            *table,
+            "",
+            f"report: {result['report']}",
+            f"checkpoint: {checkpoint} (transformers opens it)",
+            "",
+            "try next:",
+            f"  danlu generate {checkpoint} 今天天气",
+            f"  danlu summary {checkpoint}",
+            f"  danlu train nano --data {result['data']} --out longer --budget \"30 min\"",
+        ]
+    )
