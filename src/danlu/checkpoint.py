@@ -1,0 +1,193 @@
+"""A checkpoint is a Hugging Face model directory, written whole or not at all, and verified when it is read.
+
+`config.json`, `model.safetensors` (float32 masters), the tokenizer's files, `generation_config.json`; what resuming
+needs lies in `trainer/`; `manifest.json` (sizes, sha256) comes last. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from danlu import log, storage
+from danlu.errors import CheckpointError, DanluError, TokenizerError
+from danlu.model import Model, model_from_hf
+from danlu.tokenizer import TOKENIZER_JSON, Tokenizer
+
+CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
+_INDEX = "model.safetensors.index.json"
+_STATE, _TENSORS = "trainer/state.json", "trainer/state.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """What resuming needs besides the weights: plain values, and tensors by name."""
+
+    values: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+def save_checkpoint(
+    folder: Path, model: Model, tokenizer: Tokenizer | None = None, trainer: TrainerState | None = None
+) -> None:
+    """Write a checkpoint folder. Raises OutputError where it exists, cannot be written, or the disk is full."""
+    ids = {"eos_token_id": tokenizer.eos_id, "bos_token_id": None, "pad_token_id": tokenizer.eos_id} if tokenizer else {}
+    with storage.new_folder(folder) as scratch:
+        _write_json(scratch / CONFIG, model.hf_config() | ids)
+        sampling = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
+        _write_json(scratch / GENERATION, {"_from_model_config": False, **sampling, **ids})
+        _write_tensors(scratch / WEIGHTS, model.state_dict())
+        if tokenizer is not None:
+            tokenizer.write_files(scratch)
+        if trainer is not None:
+            (scratch / _STATE).parent.mkdir()
+            _write_json(scratch / _STATE, trainer.values)
+            _write_tensors(scratch / _TENSORS, trainer.tensors)
+
+
+def load_model(folder: Path, *, device: str = "cpu") -> Model:
+    """Load a model of either family from a folder that danlu or transformers wrote, as float32.
+
+    Every name and shape must match. Raises CheckpointError naming the file or tensor that is missing, altered or
+    foreign.
+    """
+    folder = resolve(Path(folder))
+    _verify(folder)
+    model = model_from_hf(_config(folder), str(folder / CONFIG))
+    load_weights(folder, model)
+    return model.to(device).eval()
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Copy a folder's weights into `model`, every name accounted for."""
+    _fill(model, _read_weights(folder), str(folder / WEIGHTS))
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Load a checkpoint's tokenizer. Raises TokenizerError where there is none or it does not fit the model."""
+    folder = resolve(Path(folder))
+    if not (folder / TOKENIZER_JSON).is_file():
+        raise TokenizerError(
+            f"{folder}: holds no {TOKENIZER_JSON}, so it can neither read nor write text. "
+            "Import it again with --tokenizer DIR, or copy the tokenizer's files into it"
+        )
+    _verify(folder)
+    tokenizer = Tokenizer.load(folder)
+    entries = _config(folder).get("vocab_size", tokenizer.vocab_size)
+    if tokenizer.vocab_size > entries:
+        raise TokenizerError(
+            f"{folder}: its tokenizer has {tokenizer.vocab_size:,} entries, but its model only {entries:,}. "
+            "Put the tokenizer it was trained with beside it"
+        )
+    return tokenizer
+
+
+def load_trainer(folder: Path) -> TrainerState:
+    """Load what resuming needs. Raises CheckpointError where the folder has none or it was altered."""
+    if not (folder / _STATE).is_file():
+        raise CheckpointError(f"{folder}: holds no {_STATE}, so no run can be resumed from it. Use it as --init")
+    _verify(folder)
+    return TrainerState(storage.read_json(folder / _STATE, CheckpointError), _load_file(folder / _TENSORS))
+
+
+def newest_good(checkpoints: Path) -> Path | None:
+    """Return the newest `step-…` folder that verifies; say on stderr which were passed over, and why."""
+    for folder in sorted(checkpoints.glob("step-*"), reverse=True):
+        try:
+            storage.verify(folder, CheckpointError, skip=lambda name: name == GENERATION)
+        except CheckpointError as error:
+            log.say(f"passed over: {error}")
+            continue
+        return folder
+    return None
+
+
+def resolve(path: Path) -> Path:
+    """Return the checkpoint that a path means: itself, or a run folder's best, or its latest.
+
+    Raises CheckpointError where there is none.
+    """
+    if (path / CONFIG).is_file():
+        return path
+    for name in ("best", "latest"):
+        if (path / name / CONFIG).is_file():
+            return (path / name).resolve()
+    if (path / "run" / "best" / CONFIG).is_file():
+        return (path / "run" / "best").resolve()
+    what = f"holds no {CONFIG}" if path.exists() else "there is no such folder"
+    raise CheckpointError(f"{path}: {what}. Name a checkpoint folder or a run folder")
+
+
+def _verify(folder: Path) -> None:
+    """Check a folder that has a manifest; an edited generation_config.json only warns."""
+    if not (folder / storage.MANIFEST).is_file():
+        return
+    try:
+        storage.verify(folder, CheckpointError, skip=lambda name: name == GENERATION)
+    except CheckpointError as error:
+        siblings = folder.parent if folder.parent.name == "checkpoints" else None
+        good = newest_good(siblings) if siblings else None
+        raise CheckpointError(f"{error}" + (f". The newest good checkpoint is {good}" if good else "")) from None
+    try:
+        storage.verify(folder, CheckpointError, skip=lambda name: name != GENERATION)
+    except CheckpointError as error:
+        log.say(f"note: {error}")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return storage.read_json(folder / CONFIG, CheckpointError)
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    if (folder / WEIGHTS).is_file():
+        return _load_file(folder / WEIGHTS)
+    if (folder / _INDEX).is_file():
+        names = set(storage.read_json(folder / _INDEX, CheckpointError)["weight_map"].values())
+        return {k: v for name in sorted(names) for k, v in _load_file(folder / name).items()}
+    hint = ""
+    if (folder / "pytorch_model.bin").is_file():
+        hint = " (pytorch_model.bin is pickled and not read: save it with transformers as safetensors first)"
+    raise CheckpointError(f"{folder}: holds no {WEIGHTS}{hint}")
+
+
+def _load_file(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    own = model.state_dict()
+    weights = {name.removeprefix("danlu."): tensor for name, tensor in weights.items()}
+    if "lm_head.weight" in weights and "lm_head.weight" not in own:
+        weights.pop("lm_head.weight")  # tied: some writers store the one matrix twice
+    for name in own.keys() | weights.keys():
+        if name not in weights or name not in own:
+            raise CheckpointError(f"{where}: {name!r} is {'missing' if name not in weights else 'of another model'}")
+        if weights[name].shape != own[name].shape:
+            shapes = f"{tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
+            raise CheckpointError(f"{where}: {name!r} has shape {shapes} as {CONFIG} says")
+        own[name].copy_(weights[name])
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        if any(word in str(error) for word in ("No space", "os error 28", "StorageFull", "File too large")):
+            raise OSError(28, "No space left on device", str(path)) from None
+        raise DanluError(f"{path}: cannot be written ({error})") from None

@@ -1,0 +1,82 @@
+"""`danlu generate`: continue a prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from danlu.commands import finish, required
+from danlu.config import parse_flags
+
+
+@dataclass(frozen=True)
+class Options:
+    """Continue a prompt with a checkpoint of danlu or transformers, or a run folder's best."""
+
+    checkpoint: Positional[Path | None] = None
+    """checkpoint folder or run folder"""
+    prompt: Positional[str] = "珠穆朗玛峰是"
+    """text to continue"""
+    max_new_tokens: int = 100
+    """longest continuation"""
+    temperature: float = 0.8
+    """0: always the likeliest token"""
+    top_k: int = 0
+    """draw from the k likeliest only; 0: off"""
+    top_p: float = 0.95
+    """draw from the smallest set with this probability; 1: off"""
+    min_p: float = 0.0
+    """draw from tokens at least this share as likely as the likeliest; 0: off"""
+    repetition_penalty: float = 1.0
+    """makes seen tokens less likely; 1: off"""
+    seed: int = 0
+    """of the random draws"""
+    samples: int = 1
+    """continuations"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """compute type"""
+    json: bool = False
+    """print one JSON object as the last line"""
+
+
+def run(argv: list[str]) -> int:
+    """Parse, generate, print; one sample is streamed as it comes."""
+    options = parse_flags(Options, argv, "danlu generate")
+    folder = required(options.checkpoint, "CKPT", "name a checkpoint folder or a run folder")
+    from danlu.checkpoint import load_model, load_tokenizer
+    from danlu.infer.engine import generate
+    from danlu.infer.sampling import Sampling
+    from danlu.train.devices import DTYPES
+
+    sampling = Sampling(
+        options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty
+    )
+    tokenizer, model = load_tokenizer(folder), load_model(folder)
+    model.compute_dtype = DTYPES[options.precision]
+    streamed = options.samples == 1 and not options.json
+    if streamed:
+        print(options.prompt, end="", flush=True)
+    done = generate(
+        model,
+        tokenizer,
+        options.prompt,
+        max_new_tokens=options.max_new_tokens,
+        sampling=sampling,
+        seed=options.seed,
+        samples=options.samples,
+        on_text=(lambda _, text: print(text, end="", flush=True)) if streamed else None,
+    )
+    result = {
+        "prompt": done.prompt,
+        "texts": done.texts,
+        "stopped": done.stopped,
+        "tokens": done.tokens,
+        "seconds": done.seconds,
+        "tokens_per_second": done.tokens_per_second,
+    }
+    shown = "" if streamed else "\n---\n".join(done.prompt + text for text in done.texts)
+    speed = f"[{done.tokens:,} tokens, {done.tokens_per_second:,.0f} tokens/s, stopped by {', '.join(done.stopped)}]"
+    return finish(result, f"{shown}\n{speed}", options.json)

@@ -1,0 +1,71 @@
+"""Cleaning: one rule, one small function or class; each keeps a document or drops it with a reason."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from danlu.types import Document, Drop
+
+Rule = Callable[[Document], Document | Drop]
+
+_INNER_TURN = re.compile(r"\s*(?:<\|im_end\|>|</s>)\s*(?:<\|im_start\|>|<s>)\s*")
+_MARK = re.compile(r"<\|im_start\|>|<\|im_end\|>|</?s>")
+_NEWLINES = re.compile("\r\n|\r|\u2028|\u2029|\x85|\x0b|\x0c")
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\ufeff\ufffe\uffff\ud800-\udfff]")
+
+
+@dataclass
+class Counts:
+    """What cleaning did: documents seen and kept, drops by reason, characters kept."""
+
+    documents: int = 0
+    kept: int = 0
+    characters: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def clean(documents: Iterable[Document], rules: Sequence[Rule], counts: Counts) -> Iterator[Document]:
+    """Pass every document through the rules in order; yield what they keep and count what they drop."""
+    for document in documents:
+        counts.documents += 1
+        answer: Document | Drop = document
+        for rule in rules:
+            answer = rule(answer)
+            if isinstance(answer, Drop):
+                counts.dropped[answer.reason] += 1
+                break
+        else:
+            counts.kept += 1
+            counts.characters += len(answer.text)
+            yield answer
+
+
+def strip_wrappers(document: Document) -> Document:
+    """Take off the `<s>…</s>` or `<|im_start|>…<|im_end|>` of `pretrain_hq`; an inner pair becomes a newline."""
+    if "<" not in document.text:
+        return document
+    return replace(document, text=_MARK.sub("", _INNER_TURN.sub("\n", document.text)))
+
+
+def normalise_lines(document: Document) -> Document:
+    """Make every line end a newline, drop control characters and lone surrogates, strip both ends."""
+    return replace(document, text=_CONTROL.sub("", _NEWLINES.sub("\n", document.text)).strip())
+
+
+def at_least(characters: int) -> Rule:
+    """Make a rule that drops what is empty or shorter than `characters`."""
+
+    def rule(document: Document) -> Document | Drop:
+        if not document.text:
+            return Drop("empty")
+        return document if len(document.text) >= characters else Drop("too_short")
+
+    return rule
+
+
+def default_rules(min_chars: int = 1) -> list[Rule]:
+    """Return the rules that every corpus passes; deduplication comes after them."""
+    return [strip_wrappers, normalise_lines, at_least(min_chars)]

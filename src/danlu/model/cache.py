@@ -1,0 +1,64 @@
+"""Keys and values of what was read already, so that a new token costs one token.
+
+Shapes: L layers, B rows, G key/value heads, S the longest length, K channels of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Cache:
+    """A static cache: allocated once; every row has its own length."""
+
+    def __init__(
+        self, layers: int, rows: int, heads: int, length: int, head_dim: int, dtype: torch.dtype, device: torch.device
+    ):
+        shape = (layers, rows, heads, length, head_dim)
+        self.keys_LBGSK = torch.zeros(shape, dtype=dtype, device=device)
+        self.values_LBGSK = torch.zeros(shape, dtype=dtype, device=device)
+        self.lengths = [0] * rows
+
+    @property
+    def even(self) -> bool:
+        """Tell whether all rows have the same length."""
+        return min(self.lengths) == max(self.lengths)
+
+    @property
+    def limit(self) -> int:
+        """Return how many tokens a row can hold."""
+        return self.keys_LBGSK.shape[3]
+
+    def positions(self, T: int) -> Tensor:
+        """Return positions_BT of the next T tokens of every row."""
+        starts = torch.tensor(self.lengths, device=self.keys_LBGSK.device)
+        return starts[:, None] + torch.arange(T, device=starts.device)
+
+    def mask(self, T: int) -> Tensor | None:
+        """Return mask_B1TS for the next T tokens, or None where nothing or plain causality needs hiding.
+
+        None means: one token a row and even rows, or an empty cache.
+        """
+        if self.even and (T == 1 or self.lengths[0] == 0):
+            return None
+        keys = torch.arange(max(self.lengths) + T, device=self.keys_LBGSK.device)
+        return (keys[None, None, :] <= self.positions(T)[:, :, None])[:, None]
+
+    def append(self, layer: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a layer's new keys and values behind each row's; return all up to the longest row's end."""
+        keys, values, T = self.keys_LBGSK[layer], self.values_LBGSK[layer], k_BGTK.shape[2]
+        if self.even:
+            start = self.lengths[0]
+            keys[:, :, start : start + T] = k_BGTK
+            values[:, :, start : start + T] = v_BGTK
+        else:
+            for row, start in enumerate(self.lengths):
+                keys[row, :, start : start + T] = k_BGTK[row]
+                values[row, :, start : start + T] = v_BGTK[row]
+        end = max(self.lengths) + T
+        return keys[:, :, :end], values[:, :, :end]
+
+    def advance(self, T: int) -> None:
+        """Count T more tokens in every row, once all layers have stored them."""
+        self.lengths = [length + T for length in self.lengths]

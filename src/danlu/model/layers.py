@@ -1,0 +1,159 @@
+"""What the families share: the base class, norms, rotary positions, attention.
+
+Shapes: B rows, T tokens, S keys, D width, H query heads, G key/value heads, K channels of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from danlu.config import ModelConfig
+from danlu.errors import CheckpointError
+from danlu.model.cache import Cache
+from danlu.types import ModelOut
+
+
+class Model(nn.Module, ABC):
+    """Base of the families."""
+
+    model_type: str
+    architecture: str
+
+    def __init__(self, config: ModelConfig, vocab_size: int, context: int):
+        super().__init__()
+        self.config, self.vocab_size, self.context = config, vocab_size, context
+        self.compute_dtype = torch.float32
+
+    @abstractmethod
+    def forward(
+        self,
+        ids_BT: Tensor,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+        cache: Cache | None = None,
+        labels: Tensor | None = None,
+    ) -> ModelOut:
+        """Compute logits_BTV, or with labels_BT (-100: not scored) the per-token nll_BT in nats.
+
+        `positions_BT` default to 0 … T-1 (after what the cache holds); `segments_BT` keep attention within a
+        document; with a cache, keys and values are appended to it.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_hf(cls, config_json: dict[str, Any], where: str) -> Model:
+        """Make the model that a `config.json` describes."""
+
+    @abstractmethod
+    def hf_config(self) -> dict[str, Any]:
+        """Return the contents of `config.json`, token ids aside."""
+
+    @abstractmethod
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw all weights."""
+
+    @abstractmethod
+    def new_cache(self, rows: int, length: int) -> Cache:
+        """Make an empty cache for `rows` sequences of up to `length` tokens, in the compute type."""
+
+    @abstractmethod
+    def matrix_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Name the matrices inside the blocks: what Muon updates."""
+
+    def flops_per_token(self, context: int) -> float:
+        """Count forward and backward FLOPs a token: 6 a weight used in a product, and causal attention's.
+
+        Attention's scores and values take 12·D·T a layer over the full square, half of it under the causal mask.
+        Source: Kaplan et al. 2020, arXiv:2001.08361, table 1 (with the mask counted).
+        """
+        layers, width = self.config.num_hidden_layers, self.attention_width
+        return 6.0 * self.matmul_weights() + 6.0 * layers * width * context
+
+    @property
+    @abstractmethod
+    def attention_width(self) -> int:
+        """Return heads times channels of a head."""
+
+    def matmul_weights(self) -> int:
+        """Count the weights that take part in a matrix product for every token; the embedding look-up is none."""
+        return sum(p.numel() for _, p in self.matrix_parameters()) + self.output_weight.numel()
+
+    @property
+    @abstractmethod
+    def output_weight(self) -> Tensor:
+        """Return the output layer's weight_VD."""
+
+
+def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """Divide by the root mean square over the last dimension, computed in float32, then scale.
+
+    Source: Zhang and Sennrich 2019, arXiv:1910.07467.
+    """
+    return F.rms_norm(x_BTD.float(), weight_D.shape, None, eps).to(x_BTD.dtype) * weight_D.to(x_BTD.dtype)
+
+
+def rope_tables(positions_BT: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return cos_B1TK and sin_B1TK of the rotary angles; angles in float32, channels paired as (i, i + K/2).
+
+    Source: Su et al. 2021, arXiv:2104.09864, section 3.
+    """
+    even = torch.arange(0, head_dim, 2, device=positions_BT.device).float() / head_dim
+    angles_BTF = positions_BT.float()[..., None] / theta**even
+    cos, sin = angles_BTF.cos(), angles_BTF.sin()
+    return torch.cat([cos, cos], -1)[:, None].to(dtype), torch.cat([-sin, sin], -1)[:, None].to(dtype)
+
+
+def rotate(x_BHTK: Tensor, cos_B1TK: Tensor, sin_B1TK: Tensor) -> Tensor:
+    """Rotate every pair of channels (i, i + K/2) by its position's angle; `sin` carries the sign."""
+    half = x_BHTK.shape[-1] // 2
+    return x_BHTK * cos_B1TK + x_BHTK.roll(half, -1) * sin_B1TK
+
+
+def document_mask(segments_BT: Tensor) -> Tensor:
+    """Return mask_B1TT: true where a token may look, at itself and before it in its own document."""
+    same = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
+    return same.tril()
+
+
+def positions_in_segments(segments_BT: Tensor) -> Tensor:
+    """Count each token's position from its document's first token in the row."""
+    T = segments_BT.shape[1]
+    index = torch.arange(T, device=segments_BT.device).expand_as(segments_BT)
+    first = torch.ones_like(segments_BT, dtype=torch.bool)
+    first[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
+    return index - torch.where(first, index, 0).cummax(1).values
+
+
+def attend(
+    q_BHTK: Tensor,
+    k_BGSK: Tensor,
+    v_BGSK: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = True,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Scaled dot-product attention; every G-th group of query heads shares a key head."""
+    groups = q_BHTK.shape[1] != k_BGSK.shape[1]
+    causal = causal and mask is None and q_BHTK.shape[2] > 1
+    return F.scaled_dot_product_attention(
+        q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, dropout_p=dropout, is_causal=causal, enable_gqa=groups
+    )
+
+
+def cast(weights: Iterator[Tensor] | list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Join weights along their rows in the compute type, so that they take one matrix product."""
+    joined = list(weights)
+    return joined[0].to(dtype) if len(joined) == 1 else torch.cat([w.to(dtype) for w in joined])
+
+
+def hf_value(config_json: dict[str, Any], key: str, where: str) -> Any:
+    """Return a required value of a `config.json`."""
+    if config_json.get(key) is None:
+        raise CheckpointError(f"{where}: holds no {key!r}")
+    return config_json[key]

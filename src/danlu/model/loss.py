@@ -1,0 +1,117 @@
+"""Per-token cross-entropy from hidden states, never holding the logits of all tokens at once.
+
+Shapes: N tokens (B×T flattened), C tokens of a chunk, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from danlu.types import IGNORED
+
+_CHUNK = 1024
+
+
+class _ChunkedNll(torch.autograd.Function):
+    """nll_N = logsumexp(hidden·Wᵀ + b) − its label's logit, chunk by chunk.
+
+    On a CPU the forward computes the gradient too, as if every scored token's upstream gradient were one; the
+    backward scales it if that gradient is uniform (a sum or a mean), and computes it anew if it is not. On an
+    accelerator looking would cost a synchronisation, so the backward always computes anew.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor
+    ) -> Tensor:
+        eager = hidden_ND.device.type == "cpu" and any(ctx.needs_input_grad[:3])
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N)
+        nll_N = torch.zeros(hidden_ND.shape[0], dtype=torch.float32, device=hidden_ND.device)
+        grads = _Gradients(hidden_ND, weight_VD, bias_V) if eager else None
+        for chunk in _chunks(hidden_ND.shape[0]):
+            nll_N[chunk] = _chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk, None)
+        ctx.grads = grads
+        return nll_N
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        upstream_N = upstream[0]
+        hidden_ND, weight_VD, bias_V, labels_N = ctx.saved_tensors
+        grads: _Gradients | None = ctx.grads
+        ctx.grads = None
+        if grads is not None:
+            scored = upstream_N[labels_N != IGNORED]
+            if scored.numel() == 0 or bool((scored == scored[0]).all()):
+                grads.scale(scored[0] if scored.numel() else upstream_N.sum() * 0)
+                return (*grads.result(), None)
+        grads = _Gradients(hidden_ND, weight_VD, bias_V)
+        for chunk in _chunks(hidden_ND.shape[0]):
+            _chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk, upstream_N[chunk])
+        return (*grads.result(), None)
+
+
+class _Gradients:
+    """Gradients of hidden, weight and bias; the weight's is summed in float32."""
+
+    def __init__(self, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None):
+        self.hidden_ND = torch.zeros_like(hidden_ND)
+        self.weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        self.bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
+        self._types = (weight_VD.dtype, None if bias_V is None else bias_V.dtype)
+
+    def add(self, chunk: slice, slope_CV: Tensor, hidden_CD: Tensor, weight_VD: Tensor) -> None:
+        """Add a chunk's share; `slope_CV` is the loss's derivative by the logits."""
+        self.hidden_ND[chunk] = slope_CV @ weight_VD
+        share_VD = slope_CV.mT @ hidden_CD
+        self.weight_VD += share_VD
+        if self.bias_V is not None:
+            self.bias_V += slope_CV.sum(0, dtype=torch.float32)
+
+    def scale(self, factor: Tensor) -> None:
+        """Multiply all by a scalar."""
+        self.hidden_ND *= factor.to(self.hidden_ND.dtype)
+        self.weight_VD *= factor
+        if self.bias_V is not None:
+            self.bias_V *= factor
+
+    def result(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the three in their inputs' types."""
+        bias = None if self.bias_V is None or self._types[1] is None else self.bias_V.to(self._types[1])
+        return self.hidden_ND, self.weight_VD.to(self._types[0]), bias
+
+
+def _chunks(n: int) -> list[slice]:
+    return [slice(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
+
+
+def _chunk_nll(
+    hidden_CD: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    labels_C: Tensor,
+    grads: _Gradients | None,
+    chunk: slice,
+    upstream_C: Tensor | None,
+) -> Tensor:
+    scored_C = labels_C != IGNORED
+    target_C1 = labels_C.clamp_min(0)[:, None]
+    logits_CV = F.linear(hidden_CD, weight_VD, bias_V).float()
+    target_logit_C = logits_CV.gather(1, target_C1).squeeze(1)
+    lse_C = logits_CV.logsumexp(1)
+    if grads is not None:
+        slope_CV = logits_CV.sub_(lse_C[:, None]).exp_()
+        slope_CV.scatter_add_(1, target_C1, slope_CV.new_full(target_C1.shape, -1.0))
+        weight_C = scored_C.float() if upstream_C is None else upstream_C * scored_C
+        slope_CV.mul_(weight_C[:, None])
+        grads.add(chunk, slope_CV.to(hidden_CD.dtype), hidden_CD, weight_VD)
+    return torch.where(scored_C, lse_C - target_logit_C, 0.0)
+
+
+def chunked_nll(hidden_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_BT: Tensor) -> Tensor:
+    """Return nll_BT, float32 nats a token, 0 where the label is -100; hidden and weight in one compute type."""
+    nll_N = _ChunkedNll.apply(hidden_BTD.flatten(0, 1), weight_VD, bias_V, labels_BT.flatten())
+    return nll_N.view_as(labels_BT)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,271 @@
+"""The qwen3 family: Qwen3's mathematics and parameter names, computed with fused projections.
+
+Every projection is a real `nn.Linear` of its own; the forward joins their weights (cast to the compute type) so
+that q, k, v take one matrix product, and gate and up another. Joining copies the weights once a forward, a few
+per cent of a step's memory traffic; `frozen()` keeps the joined copies for generation.
+
+Shapes: B rows, T tokens, D width, H query heads, G key/value heads, K channels of a head, V vocabulary.
+Source: Qwen3 technical report, arXiv:2505.09388; QK-norm: Dehghani et al. 2023, arXiv:2302.05442.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from danlu.config import Qwen3Config
+from danlu.errors import CheckpointError
+from danlu.model.cache import Cache
+from danlu.model.layers import Model, attend, cast, document_mask, hf_value, rms_norm, rope_tables, rotate
+from danlu.model.loss import chunked_nll
+from danlu.types import ModelOut
+
+Joined = tuple[Tensor, Tensor, Tensor, Tensor]
+"""A block's weights in the compute type: q, k, v joined; o; gate and up joined; down."""
+Past = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Takes a block's new keys and values and returns all that a query may see."""
+
+
+class RmsNorm(nn.Module):
+    """A learned scale after division by the root mean square."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise over the last dimension."""
+        return rms_norm(x, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with normalised, rotated queries and keys."""
+
+    def __init__(self, config: Qwen3Config):
+        super().__init__()
+        D, K = config.hidden_size, config.head_dim
+        self.heads, self.groups, self.eps = config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps
+        self.q_proj = nn.Linear(D, self.heads * K, bias=False)
+        self.k_proj = nn.Linear(D, self.groups * K, bias=False)
+        self.v_proj = nn.Linear(D, self.groups * K, bias=False)
+        self.o_proj = nn.Linear(self.heads * K, D, bias=False)
+        self.q_norm, self.k_norm = RmsNorm(K, self.eps), RmsNorm(K, self.eps)
+
+    def forward(
+        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, joined: Joined, past: Past
+    ) -> Tensor:
+        """Mix tokens; x_BTD is normalised already."""
+        H, G = self.heads, self.groups
+        qkv_BTNK = F.linear(x_BTD, joined[0]).unflatten(-1, (H + 2 * G, -1))
+        scale_NK = torch.cat([self.q_norm.weight.expand(H, -1), self.k_norm.weight.expand(G, -1)])
+        qk_BTNK = F.rms_norm(qkv_BTNK[:, :, : H + G].float(), scale_NK.shape[1:], None, self.eps)
+        qk_BTNK = (qk_BTNK * scale_NK).to(x_BTD.dtype)
+        qk_BNTK = rotate(qk_BTNK.transpose(1, 2), *rope)
+        q_BHTK, k_BGTK = qk_BNTK[:, :H], qk_BNTK[:, H:]
+        k_BGSK, v_BGSK = past(k_BGTK, qkv_BTNK[:, :, H + G :].transpose(1, 2))
+        y_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, mask)
+        return F.linear(y_BHTK.transpose(1, 2).flatten(2), joined[1])
+
+
+class FeedForward(nn.Module):
+    """SwiGLU. Source: Shazeer 2020, arXiv:2002.05202."""
+
+    def __init__(self, config: Qwen3Config):
+        super().__init__()
+        D, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(D, inner, bias=False)
+        self.up_proj = nn.Linear(D, inner, bias=False)
+        self.down_proj = nn.Linear(inner, D, bias=False)
+
+    def forward(self, x_BTD: Tensor, joined: Joined) -> Tensor:
+        """Transform every token by itself."""
+        gate, up = F.linear(x_BTD, joined[2]).chunk(2, -1)
+        return F.linear(F.silu(gate) * up, joined[3])
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each on normalised input and added to the stream."""
+
+    def __init__(self, config: Qwen3Config):
+        super().__init__()
+        self.self_attn, self.mlp = Attention(config), FeedForward(config)
+        self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+    def joined(self, dtype: torch.dtype) -> Joined:
+        """Return this block's weights, joined and cast."""
+        a, m = self.self_attn, self.mlp
+        return (
+            cast([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight], dtype),
+            cast([a.o_proj.weight], dtype),
+            cast([m.gate_proj.weight, m.up_proj.weight], dtype),
+            cast([m.down_proj.weight], dtype),
+        )
+
+    def forward(
+        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, joined: Joined, past: Past
+    ) -> Tensor:
+        """Add attention, then the feed-forward."""
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope, mask, joined, past)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), joined)
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks, final norm: the part that Hugging Face names `model`."""
+
+    def __init__(self, config: Qwen3Config, vocab_size: int):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Qwen3(Model):
+    """The default family; its state dict has the names of `Qwen3ForCausalLM`."""
+
+    model_type = "qwen3"
+    architecture = "Qwen3ForCausalLM"
+    config: Qwen3Config
+
+    def __init__(self, config: Qwen3Config, vocab_size: int, context: int):
+        super().__init__(config, vocab_size, context)
+        self.model = Decoder(config, vocab_size)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, vocab_size, bias=False)
+        self._frozen: tuple[list[Joined], Tensor] | None = None
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+        cache: Cache | None = None,
+        labels: Tensor | None = None,
+    ) -> ModelOut:
+        """See `Model.forward`."""
+        B, T = ids_BT.shape
+        if positions is None:
+            positions = cache.positions(T) if cache else torch.arange(T, device=ids_BT.device)[None]
+        dtype = self.compute_dtype
+        rope = rope_tables(positions, self.config.head_dim, self.config.rope_theta, dtype)
+        mask = document_mask(segments) if segments is not None else cache.mask(T) if cache else None
+        joined, head_VD = self._frozen or ([block.joined(dtype) for block in self._blocks()], self._head(dtype))
+        x_BTD = F.embedding(ids_BT, self.model.embed_tokens.weight).to(dtype)
+        for layer, (block, weights) in enumerate(zip(self._blocks(), joined, strict=True)):
+            x_BTD = block(x_BTD, rope, mask, weights, _past(cache, layer))
+        x_BTD = self.model.norm(x_BTD)
+        if cache is not None:
+            cache.advance(T)
+        if labels is not None:
+            return ModelOut(nll_BT=chunked_nll(x_BTD, head_VD, None, labels))
+        return ModelOut(logits_BTV=F.linear(x_BTD, head_VD))
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Keep the joined weights while the block runs: for generation, where weights do not change."""
+        with torch.no_grad():
+            dtype = self.compute_dtype
+            self._frozen = ([block.joined(dtype) for block in self._blocks()], self._head(dtype))
+        try:
+            yield
+        finally:
+            self._frozen = None
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Normal(0, 0.02), output projections zero, norms one: the first loss is close to ln(V).
+
+        A tied output scores the token just read with about D·std, so a wide embedding is drawn narrower.
+        Zero output projections: Yang et al. 2022, arXiv:2203.03466, appendix D.2.
+        """
+        embedding_std = min(0.02, 5 / self.config.hidden_size)
+        for name, parameter in self.named_parameters():
+            if name.endswith("norm.weight"):
+                nn.init.ones_(parameter)
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                nn.init.zeros_(parameter)
+            else:
+                std = embedding_std if "embed_tokens" in name else 0.02
+                nn.init.normal_(parameter, std=std, generator=generator)
+
+    def new_cache(self, rows: int, length: int) -> Cache:
+        """See `Model.new_cache`."""
+        c, device = self.config, self.model.norm.weight.device
+        return Cache(
+            c.num_hidden_layers, rows, c.num_key_value_heads, length, c.head_dim, self.compute_dtype, device
+        )
+
+    def matrix_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """See `Model.matrix_parameters`."""
+        return [(name, p) for name, p in self.named_parameters() if "layers" in name and p.ndim == 2]
+
+    @property
+    def attention_width(self) -> int:
+        """See `Model.attention_width`."""
+        return self.config.num_attention_heads * self.config.head_dim
+
+    @property
+    def output_weight(self) -> Tensor:
+        """See `Model.output_weight`."""
+        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+    def hf_config(self) -> dict[str, Any]:
+        """Return what transformers 4.57 (`rope_theta`) and 5.x (`rope_parameters`) need alike."""
+        table = self.config.model_dump()
+        return {
+            "architectures": [self.architecture],
+            **table,
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": self.context,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.config.rope_theta},
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "use_sliding_window": False,
+            "sliding_window": None,
+            "layer_types": ["full_attention"] * self.config.num_hidden_layers,
+            "initializer_range": 0.02,
+            "use_cache": True,
+            "dtype": "float32",
+            "torch_dtype": "float32",
+        }
+
+    @classmethod
+    def from_hf(cls, config_json: dict[str, Any], where: str) -> Qwen3:
+        """Make the model of a `config.json`. Raises CheckpointError for mathematics that danlu lacks."""
+        rope = config_json.get("rope_parameters") or config_json.get("rope_scaling") or {}
+        refused = {
+            "hidden_act": config_json.get("hidden_act", "silu") != "silu",
+            "attention_bias": bool(config_json.get("attention_bias")),
+            "use_sliding_window": bool(config_json.get("use_sliding_window")),
+            "rope scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
+        }
+        if any(refused.values()):
+            what = ", ".join(name for name, wrong in refused.items() if wrong)
+            raise CheckpointError(f"{where}: uses {what}, which danlu does not compute. Open it with transformers")
+        sizes = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+        heads = hf_value(config_json, "num_attention_heads", where)
+        config = Qwen3Config(
+            **{key: hf_value(config_json, key, where) for key in sizes},
+            num_key_value_heads=config_json.get("num_key_value_heads") or heads,
+            head_dim=config_json.get("head_dim") or 128,
+            rope_theta=float(rope.get("rope_theta") or config_json.get("rope_theta") or 10_000.0),
+            rms_norm_eps=float(config_json.get("rms_norm_eps", 1e-6)),
+            tie_word_embeddings=bool(config_json.get("tie_word_embeddings", False)),
+        )
+        context = hf_value(config_json, "max_position_embeddings", where)
+        return cls(config, hf_value(config_json, "vocab_size", where), context)
+
+    def _blocks(self) -> list[Block]:
+        return list(self.model.layers)  # pyright: ignore[reportReturnType]
+
+    def _head(self, dtype: torch.dtype) -> Tensor:
+        return self.output_weight.to(dtype)
+
+
+def _past(cache: Cache | None, layer: int) -> Past:
+    return (lambda k, v: (k, v)) if cache is None else (lambda k, v: cache.append(layer, k, v))
