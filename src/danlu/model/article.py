@@ -49,7 +49,7 @@ class MultiHeadAttention(nn.Module):
         q_BHTK, k_BHSK, v_BHSK = qkv.unbind()
         if cache is not None:
             k_BHSK, v_BHSK = cache.append(layer, k_BHSK, v_BHSK)
-        y_BHTK = attend(q_BHTK, k_BHSK, v_BHSK, mask, dropout=dropout)
+        y_BHTK = attend(q_BHTK, k_BHSK, v_BHSK, mask, dropout)
         out = _linear(y_BHTK.transpose(1, 2).reshape(B, T, D), self.projection_layer)
         return F.dropout(out, dropout)
 

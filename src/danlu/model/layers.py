@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,16 @@ from torch import Tensor, nn
 
 from danlu.config import ModelConfig
 from danlu.errors import CheckpointError
+from danlu.model import kernels
 from danlu.model.cache import Cache
 from danlu.types import ModelOut
 
 
+Attention = Literal["sdpa", "blocked"]
+
+
 class Model(nn.Module, ABC):
-    """Base of the families."""
+    """Base of the families. `compute_dtype` and `attention` say how a forward computes, not what."""
 
     model_type: str
     architecture: str
@@ -29,6 +33,7 @@ class Model(nn.Module, ABC):
         super().__init__()
         self.config, self.vocab_size, self.context = config, vocab_size, context
         self.compute_dtype = torch.float32
+        self.attention: Attention = "sdpa"
 
     @abstractmethod
     def forward(
@@ -90,29 +95,14 @@ class Model(nn.Module, ABC):
         """Return the output layer's weight_VD."""
 
 
-def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """Divide by the root mean square over the last dimension, computed in float32, then scale.
-
-    Source: Zhang and Sennrich 2019, arXiv:1910.07467.
-    """
-    return F.rms_norm(x_BTD.float(), weight_D.shape, None, eps).to(x_BTD.dtype) * weight_D.to(x_BTD.dtype)
-
-
 def rope_tables(positions_BT: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return cos_B1TK and sin_B1TK of the rotary angles; angles in float32, channels paired as (i, i + K/2).
+    """Return cos_BT1F and sin_BT1F of the rotary angles for F = K/2 pairs of channels; angles in float32.
 
     Source: Su et al. 2021, arXiv:2104.09864, section 3.
     """
     even = torch.arange(0, head_dim, 2, device=positions_BT.device).float() / head_dim
-    angles_BTF = positions_BT.float()[..., None] / theta**even
-    cos, sin = angles_BTF.cos(), angles_BTF.sin()
-    return torch.cat([cos, cos], -1)[:, None].to(dtype), torch.cat([-sin, sin], -1)[:, None].to(dtype)
-
-
-def rotate(x_BHTK: Tensor, cos_B1TK: Tensor, sin_B1TK: Tensor) -> Tensor:
-    """Rotate every pair of channels (i, i + K/2) by its position's angle; `sin` carries the sign."""
-    half = x_BHTK.shape[-1] // 2
-    return x_BHTK * cos_B1TK + x_BHTK.roll(half, -1) * sin_B1TK
+    angles_BT1F = (positions_BT.float()[..., None] / theta**even)[:, :, None]
+    return angles_BT1F.cos().to(dtype), angles_BT1F.sin().to(dtype)
 
 
 def document_mask(segments_BT: Tensor) -> Tensor:
@@ -135,12 +125,16 @@ def attend(
     k_BGSK: Tensor,
     v_BGSK: Tensor,
     mask: Tensor | None = None,
-    causal: bool = True,
     dropout: float = 0.0,
+    kernel: Attention = "sdpa",
 ) -> Tensor:
-    """Scaled dot-product attention; every G-th group of query heads shares a key head."""
-    groups = q_BHTK.shape[1] != k_BGSK.shape[1]
-    causal = causal and mask is None and q_BHTK.shape[2] > 1
+    """Scaled dot-product attention, causal where no mask is given; H/G query heads share a key head.
+
+    `kernel="blocked"` (see `kernels.causal_attention`) is used where it applies: training without a mask.
+    """
+    if kernel == "blocked" and mask is None and not dropout and torch.is_grad_enabled():
+        return kernels.causal_attention(q_BHTK, k_BGSK, v_BGSK)
+    causal, groups = mask is None and q_BHTK.shape[2] > 1, q_BHTK.shape[1] != k_BGSK.shape[1]
     return F.scaled_dot_product_attention(
         q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, dropout_p=dropout, is_causal=causal, enable_gqa=groups
     )

@@ -101,12 +101,15 @@ def _chunk_nll(
     target_C1 = labels_C.clamp_min(0)[:, None]
     logits_CV = F.linear(hidden_CD, weight_VD, bias_V).float()
     target_logit_C = logits_CV.gather(1, target_C1).squeeze(1)
-    lse_C = logits_CV.logsumexp(1)
+    largest_C = logits_CV.amax(1)
+    slope_CV = torch.softmax(logits_CV, 1)
+    lse_C = largest_C - slope_CV.amax(1).log()  # the largest probability is at least 1/V: no underflow
     if grads is not None:
-        slope_CV = logits_CV.sub_(lse_C[:, None]).exp_()
         slope_CV.scatter_add_(1, target_C1, slope_CV.new_full(target_C1.shape, -1.0))
-        weight_C = scored_C.float() if upstream_C is None else upstream_C * scored_C
-        slope_CV.mul_(weight_C[:, None])
+        if upstream_C is not None:
+            slope_CV.mul_((upstream_C * scored_C)[:, None])
+        elif not bool(scored_C.all()):
+            slope_CV.mul_(scored_C[:, None])
         grads.add(chunk, slope_CV.to(hidden_CD.dtype), hidden_CD, weight_VD)
     return torch.where(scored_C, lse_C - target_logit_C, 0.0)
 

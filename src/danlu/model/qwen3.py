@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +21,23 @@ from torch import Tensor, nn
 from danlu.config import Qwen3Config
 from danlu.errors import CheckpointError
 from danlu.model.cache import Cache
-from danlu.model.layers import Model, attend, cast, document_mask, hf_value, rms_norm, rope_tables, rotate
+from danlu.model.kernels import rms_norm, rotate
+from danlu.model.layers import Attention as Kernel
+from danlu.model.layers import Model, attend, cast, document_mask, hf_value, rope_tables
 from danlu.model.loss import chunked_nll
 from danlu.types import ModelOut
 
-Joined = tuple[Tensor, Tensor, Tensor, Tensor]
-"""A block's weights in the compute type: q, k, v joined; o; gate and up joined; down."""
+
+class Joined(NamedTuple):
+    """A block's weights in the compute type: what takes one matrix product is one tensor."""
+
+    qkv: Tensor
+    o: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+Rope = tuple[Tensor, Tensor]
 Past = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Takes a block's new keys and values and returns all that a query may see."""
 
@@ -57,19 +68,17 @@ class Attention(nn.Module):
         self.q_norm, self.k_norm = RmsNorm(K, self.eps), RmsNorm(K, self.eps)
 
     def forward(
-        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, joined: Joined, past: Past
+        self, x_BTD: Tensor, rope: Rope, mask: Tensor | None, joined: Joined, past: Past, kernel: Kernel
     ) -> Tensor:
         """Mix tokens; x_BTD is normalised already."""
         H, G = self.heads, self.groups
-        qkv_BTNK = F.linear(x_BTD, joined[0]).unflatten(-1, (H + 2 * G, -1))
+        qkv_BTNK = F.linear(x_BTD, joined.qkv).unflatten(-1, (H + 2 * G, -1))
         scale_NK = torch.cat([self.q_norm.weight.expand(H, -1), self.k_norm.weight.expand(G, -1)])
-        qk_BTNK = F.rms_norm(qkv_BTNK[:, :, : H + G].float(), scale_NK.shape[1:], None, self.eps)
-        qk_BTNK = (qk_BTNK * scale_NK).to(x_BTD.dtype)
-        qk_BNTK = rotate(qk_BTNK.transpose(1, 2), *rope)
-        q_BHTK, k_BGTK = qk_BNTK[:, :H], qk_BNTK[:, H:]
+        qk_BTNK = rotate(rms_norm(qkv_BTNK[:, :, : H + G], scale_NK, self.eps), *rope)
+        q_BHTK, k_BGTK = qk_BTNK[:, :, :H].transpose(1, 2), qk_BTNK[:, :, H:].transpose(1, 2)
         k_BGSK, v_BGSK = past(k_BGTK, qkv_BTNK[:, :, H + G :].transpose(1, 2))
-        y_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, mask)
-        return F.linear(y_BHTK.transpose(1, 2).flatten(2), joined[1])
+        y_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, mask, kernel=kernel)
+        return F.linear(y_BHTK.transpose(1, 2).flatten(2), joined.o)
 
 
 class FeedForward(nn.Module):
@@ -84,8 +93,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor, joined: Joined) -> Tensor:
         """Transform every token by itself."""
-        gate, up = F.linear(x_BTD, joined[2]).chunk(2, -1)
-        return F.linear(F.silu(gate) * up, joined[3])
+        gate, up = F.linear(x_BTD, joined.gate_up).chunk(2, -1)
+        return F.linear(F.silu(gate) * up, joined.down)
 
 
 class Block(nn.Module):
@@ -100,7 +109,7 @@ class Block(nn.Module):
     def joined(self, dtype: torch.dtype) -> Joined:
         """Return this block's weights, joined and cast."""
         a, m = self.self_attn, self.mlp
-        return (
+        return Joined(
             cast([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight], dtype),
             cast([a.o_proj.weight], dtype),
             cast([m.gate_proj.weight, m.up_proj.weight], dtype),
@@ -108,10 +117,10 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, joined: Joined, past: Past
+        self, x_BTD: Tensor, rope: Rope, mask: Tensor | None, joined: Joined, past: Past, kernel: Kernel
     ) -> Tensor:
         """Add attention, then the feed-forward."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope, mask, joined, past)
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope, mask, joined, past, kernel)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), joined)
 
 
@@ -157,7 +166,7 @@ class Qwen3(Model):
         joined, head_VD = self._frozen or ([block.joined(dtype) for block in self._blocks()], self._head(dtype))
         x_BTD = F.embedding(ids_BT, self.model.embed_tokens.weight).to(dtype)
         for layer, (block, weights) in enumerate(zip(self._blocks(), joined, strict=True)):
-            x_BTD = block(x_BTD, rope, mask, weights, _past(cache, layer))
+            x_BTD = block(x_BTD, rope, mask, weights, _past(cache, layer), self.attention)
         x_BTD = self.model.norm(x_BTD)
         if cache is not None:
             cache.advance(T)

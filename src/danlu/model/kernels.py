@@ -1,0 +1,124 @@
+"""Hand-written forward and backward of what PyTorch computes in many passes on a CPU; plain PyTorch elsewhere.
+
+Each function here equals a few lines of ordinary PyTorch (the tests compare them, values and gradients); what it
+saves is passes over memory, which bound a small model's step.
+
+Shapes: B rows, T tokens, S keys, H query heads, G key/value heads, R = H/G, K channels of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_BLOCK = 128
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_().div_(x.shape[-1])
+        inverse = mean.add_(eps).rsqrt_().to(x.dtype)
+        normal = x * inverse
+        ctx.save_for_backward(normal, inverse, weight)
+        return normal * weight.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        normal, inverse, weight = ctx.saved_tensors
+        product = upstream[0] * normal
+        weight_grad = product.flatten(0, normal.dim() - weight.dim() - 1).sum(0, dtype=torch.float32)
+        scale = weight.to(normal.dtype)
+        along = product.mul_(scale).sum(-1, keepdim=True)
+        across = upstream[0] * scale
+        x_grad = across.addcmul_(normal, along, value=-1 / normal.shape[-1]).mul_(inverse)
+        return x_grad, weight_grad.to(weight.dtype), None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Divide by the root mean square over the last dimension, then scale; `weight` covers x's last dimensions.
+
+    The mean is taken in float32. Source: Zhang and Sennrich 2019, arXiv:1910.07467.
+    """
+    return _RmsNorm.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return _rotated(upstream[0], *ctx.saved_tensors, -1), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    half = x.shape[-1] // 2
+    result = torch.empty_like(x)
+    first, second = x[..., :half], x[..., half:]
+    torch.mul(first, cos, out=result[..., :half]).addcmul_(second, sin, value=-direction)
+    torch.mul(second, cos, out=result[..., half:]).addcmul_(first, sin, value=direction)
+    return result
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate every pair of channels (i, i + K/2) of x by an angle; cos and sin have K/2 channels."""
+    return _Rotate.apply(x, cos, sin)  # pyright: ignore[reportReturnType]
+
+
+class _CausalAttention(torch.autograd.Function):
+    """Softmax attention in blocks of queries, each against the keys up to its end; keeps the probabilities."""
+
+    @staticmethod
+    def forward(ctx: Any, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
+        B, H, T, K = q_BHTK.shape
+        G = k_BGTK.shape[1]
+        q, k, v = q_BHTK.reshape(B, G, H // G, T, K), k_BGTK.reshape(B * G, T, K), v_BGTK.reshape(B * G, T, K)
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        weights = []
+        for start in range(0, T, _BLOCK):
+            stop = min(start + _BLOCK, T)
+            q_block = _merged(q[:, :, :, start:stop]) * (1 / math.sqrt(K))
+            scores = torch.bmm(q_block, k[:, :stop].mT)
+            future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=q.device).triu_(1)
+            scores.unflatten(1, (H // G, -1))[..., start:].masked_fill_(future, -torch.inf)
+            weight = torch.softmax(scores, -1)
+            out[:, :, :, start:stop] = torch.bmm(weight, v[:, :stop]).view(B, G, H // G, stop - start, K)
+            weights.append(weight)
+        ctx.save_for_backward(q, k, v, *weights)
+        return out.view(B, H, T, K)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, *weights = ctx.saved_tensors
+        B, G, R, T, K = q.shape
+        g = upstream[0].reshape(B, G, R, T, K)
+        q_grad, k_grad, v_grad = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for start, weight in zip(range(0, T, _BLOCK), weights, strict=True):
+            stop = min(start + _BLOCK, T)
+            g_block, q_block = _merged(g[:, :, :, start:stop]), _merged(q[:, :, :, start:stop])
+            v_grad[:, :stop] += torch.bmm(weight.mT, g_block)
+            weight_grad = torch.bmm(g_block, v[:, :stop].mT)
+            slope = torch._softmax_backward_data(weight_grad, weight, -1, weight.dtype).mul_(1 / math.sqrt(K))
+            q_grad[:, :, :, start:stop] = torch.bmm(slope, k[:, :stop]).view(B, G, R, stop - start, K)
+            k_grad[:, :stop] += torch.bmm(slope.mT, q_block)
+        return q_grad.view(B, G * R, T, K), k_grad.view(B, G, T, K), v_grad.view(B, G, T, K)
+
+
+def _merged(x_BGRNK: Tensor) -> Tensor:
+    """Return (B·G, R·N, K): the query heads that share a key head, one after another."""
+    return x_BGRNK.flatten(2, 3).flatten(0, 1)
+
+
+def causal_attention(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
+    """Compute softmax(q kᵀ/√K + causal mask) v, groups of H/G query heads sharing a key head.
+
+    In training on a CPU this is faster than the fused kernel, whose backward is slow there; it keeps
+    B·H·T²/2 probabilities for the backward.
+    """
+    return _CausalAttention.apply(q_BHTK, k_BGTK, v_BGTK)  # pyright: ignore[reportReturnType]
