@@ -96,15 +96,17 @@ def say(text: str) -> None:
 
 
 def progress_bar(unit: str = "") -> Progress:
-    """Make a rich Progress on stderr: bar, count, time passed, time left, and each task's `note`."""
+    """Make a rich Progress on stderr: bar, count, time passed, time left, and each task's `note`.
+
+    With the unit "bytes" the count is in kB, MB or GB.
+    """
     from rich import progress as rp
 
     return rp.Progress(
         rp.SpinnerColumn(),
         rp.TextColumn("{task.description}", markup=False),
         rp.BarColumn(bar_width=20),
-        rp.MofNCompleteColumn(),
-        rp.TextColumn(unit),
+        *([rp.DownloadColumn()] if unit == "bytes" else [rp.MofNCompleteColumn(), rp.TextColumn(unit)]),
         rp.TimeElapsedColumn(),
         rp.TextColumn("left"),
         rp.TimeRemainingColumn(),

@@ -70,7 +70,7 @@ def test_muon_equals_a_matrix_by_matrix_computation():
         with torch.no_grad():
             for name, p in reference.matrix_parameters():
                 buffers[name] = 0.9 * buffers[name] + 0.1 * p.grad
-                update = orthogonalise(0.1 * p.grad + 0.9 * buffers[name])
+                update = orthogonalise((0.1 * p.grad + 0.9 * buffers[name])[None])[0]
                 scale = max(1.0, p.shape[0] / p.shape[1]) ** 0.5
                 p.copy_(p * (1 - 0.1 * 0.5) - 0.1 * scale * update)
         plain.step()

@@ -33,25 +33,28 @@ def run(argv: list[str]) -> int:
     stats.add(corpus.track("reading"))
     result = stats.as_dict() | {
         "lines": corpus.lines,
-        "mean_line_chars": corpus.line_characters / corpus.lines if corpus.lines else None,
+        "mean_line_chars": corpus.line_characters / max(1, corpus.lines),
         "skipped": corpus.skipped,
     }
     return finish(result, _text(result), options.json)
 
 
 def _text(result: dict[str, Any]) -> str:
-    duplicates, lines = result["duplicates"], result["mean_line_chars"]
+    duplicates = result["duplicates"]
     rows = [
         ("documents", f"{result['documents']:,}"),
         ("characters", f"{result['characters']:,} ({result['mean_chars']:,.1f} a document)"),
-        ("lines", f"{result['lines']:,}" + (f" ({lines:,.2f} characters a stripped line)" if lines else "")),
+        ("lines", f"{result['lines']:,} ({result['mean_line_chars']:,.2f} characters a stripped line)"),
         ("exact duplicates", f"{duplicates['count']:,} ({duplicates['share']:.1%})"),
         ("skipped", f"{result['skipped']:,}"),
         ("characters are", "  ".join(f"{n} {s:.1%}" for n, s in result["character_classes"].items())),
         ("lengths", "  ".join(f"{name} {value:,}" for name, value in result["percentiles"].items())),
     ]
     most = max((b["documents"] for b in result["histogram"]), default=1)
-    bars = [f"  ≤ {b['up_to']:>9,}  {_bar(b['documents'] / most)} {b['documents']:,}" for b in result["histogram"]]
+    bars = [
+        f"  ≤ {b['up_to']:>9,}  {_bar(b['documents'] / most)} {b['documents']:>9,}"
+        for b in result["histogram"]
+    ]
     openings = [f"  {o['count']:>9,}  {o['opening']!r}" for o in result["common_openings"]]
     return "\n".join(
         [

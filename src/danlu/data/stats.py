@@ -24,7 +24,12 @@ _CLASSES = {
 
 @dataclass
 class Stats:
-    """Counts over a stream of documents; memory grows with the number of different lengths, not of documents."""
+    """Counts over a stream of documents.
+
+    Memory: one entry for each different length, at most 100,000 openings, and `ExactDedup`'s 12 to 24 bytes
+    for each different document. Counts of openings are exact until there are 100,000 different ones; then the
+    rarer half is forgotten and starts anew, so counts of common ones may fall a little short.
+    """
 
     lengths: Counter[int] = field(default_factory=Counter)
     classes: Counter[str] = field(default_factory=Counter)
@@ -44,7 +49,7 @@ class Stats:
 
     def _open(self, opening: str) -> None:
         self.openings[opening] += 1
-        if len(self.openings) > _OPENINGS_HELD:  # those seen once or rarely go: a common one comes back
+        if len(self.openings) > _OPENINGS_HELD:
             self.openings = Counter(dict(self.openings.most_common(_OPENINGS_HELD // 2)))
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,9 +64,15 @@ class Stats:
             "percentiles": self.percentiles(),
             "duplicates": {"count": self.duplicates, "share": self.duplicates / max(1, documents)},
             "character_classes": {**shares, "other": 1 - sum(shares.values()) if characters else 0.0},
-            "common_openings": [{"opening": o, "count": n} for o, n in self.openings.most_common(10) if n > 1],
+            "common_openings": self.common_openings(),
             "histogram": self.histogram(),
         }
+
+    def common_openings(self) -> list[dict[str, Any]]:
+        """Return the ten most common first 12 characters that recur; boilerplate shows there."""
+        common = [(opening, count) for opening, count in self.openings.most_common(10) if count > 1]
+        # a lone surrogate, which JSON's \ud800 makes, cannot be printed
+        return [{"opening": o.encode("utf-8", "replace").decode(), "count": n} for o, n in common]
 
     def percentiles(self) -> dict[str, int]:
         """Return exact percentiles of the documents' lengths in characters (nearest rank)."""
@@ -81,4 +92,5 @@ class Stats:
         bins: Counter[int] = Counter()
         for length, count in self.lengths.items():
             bins[max(0, length - 1).bit_length()] += count
-        return [{"up_to": 1 << b, "documents": bins[b]} for b in range(min(bins), max(bins) + 1)] if bins else []
+        span = range(min(bins), max(bins) + 1) if bins else ()
+        return [{"up_to": 1 << b, "documents": bins[b]} for b in span]

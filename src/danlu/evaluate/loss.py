@@ -144,15 +144,14 @@ def checked_window(model: Model, window: int | None) -> int:
 
 
 class ValidationSet:
-    """A fixed set of a shard folder's validation documents: the first ones up to `max_tokens`, whole."""
+    """A fixed set of a shard folder's validation documents: every k-th one, so that it holds about `max_tokens`."""
 
     def __init__(self, shards: Shards, tokenizer: Tokenizer, max_tokens: int | None = None):
-        self.eos_id, self.documents, self.tokens = tokenizer.eos_id, [], 0
-        for document in shards.split("validation").documents():
-            if max_tokens is not None and self.documents and self.tokens + len(document) > max_tokens:
-                break
-            self.documents.append(document)
-            self.tokens += len(document)
+        stream = shards.split("validation")
+        every = 1 if max_tokens is None else max(1, round(len(stream) / max_tokens))
+        self.eos_id = tokenizer.eos_id
+        self.documents = list(islice(stream.documents(), 0, None, every))
+        self.tokens = sum(map(len, self.documents))
         texts = [tokenizer.decode(document.tolist()) for document in self.documents]
         self.characters, self.bytes = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
 

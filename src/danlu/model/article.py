@@ -98,7 +98,7 @@ class Article(Model):
         blocks = [Block(config) for _ in range(config.num_hidden_layers)]
         self.transformer_block = nn.ModuleList([*blocks, nn.LayerNorm(config.hidden_size)])
         self.language_model_out_linear_layer = nn.Linear(config.hidden_size, vocab_size)
-        self.register_buffer("position_TD", sinusoids(context, config.hidden_size), persistent=False)
+        self._position_TD: Tensor | None = None
 
     def forward(
         self,
@@ -116,7 +116,7 @@ class Article(Model):
             positions = cache.positions(T) if cache else torch.arange(T, device=ids_BT.device)[None]
             positions = positions_in_segments(segments) if segments is not None else positions
         mask = document_mask(segments) if segments is not None else cache.mask(T) if cache else None
-        x_BTD = F.embedding(ids_BT, self.token_embedding.weight) + self.position_TD[positions]
+        x_BTD = F.embedding(ids_BT, self.token_embedding.weight) + self._positions()[positions]
         x_BTD = x_BTD.to(self.compute_dtype)
         *blocks, norm = self.transformer_block
         for layer, block in enumerate(blocks):
@@ -129,6 +129,13 @@ class Article(Model):
             weight, bias = head.weight.to(x_BTD.dtype), head.bias.to(x_BTD.dtype)
             return ModelOut(nll_BT=chunked_nll(x_BTD, weight, bias, labels))
         return ModelOut(logits_BTV=_linear(x_BTD, head))
+
+    def _positions(self) -> Tensor:
+        """Return position_TD, made once; no buffer, since transformers creates models without computing those."""
+        device = self.token_embedding.weight.device
+        if self._position_TD is None or self._position_TD.device != device:
+            self._position_TD = sinusoids(self.context, self.config.hidden_size).to(device)
+        return self._position_TD
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

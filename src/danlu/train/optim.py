@@ -26,10 +26,10 @@ def orthogonalise(x_NMK: Tensor, steps: int = 5) -> Tensor:
     a, b, c = _QUINTIC
     tall = x_NMK.shape[-2] > x_NMK.shape[-1]
     x = x_NMK.mT if tall else x_NMK
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True).to(x.dtype) + 1e-7)
+    x = (x / (torch.linalg.matrix_norm(x, keepdim=True).to(x.dtype) + 1e-7)).contiguous()
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 

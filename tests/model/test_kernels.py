@@ -1,0 +1,98 @@
+"""Hand-written kernels equal the ordinary PyTorch they replace: values and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from danlu.model.kernels import causal_attention, rms_norm, rotate
+from danlu.model.loss import chunked_nll
+
+
+def gradients(function, inputs, upstream):
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    out.backward(upstream)
+    return out.detach(), [leaf.grad for leaf in leaves]
+
+
+def assert_same(function, reference, inputs, tolerance=1e-5):
+    torch.manual_seed(1)
+    upstream = torch.randn_like(reference(*inputs))
+    got, got_grads = gradients(function, inputs, upstream)
+    expected, expected_grads = gradients(reference, inputs, upstream)
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+    for a, b in zip(got_grads, expected_grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("weight_shape", [(16,), (3, 16)])
+def test_rms_norm(weight_shape):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 5, 3, 16), torch.randn(weight_shape)
+
+    def reference(x, w):
+        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w
+
+    assert_same(lambda x, w: rms_norm(x, w, 1e-6), reference, (x, weight))
+
+
+def test_rms_norm_of_zeros_is_zero():
+    x = torch.zeros(2, 8, requires_grad=True)
+    out = rms_norm(x, torch.ones(8), 1e-6)
+    out.sum().backward()
+    assert torch.equal(out, torch.zeros(2, 8))
+    assert x.grad.isfinite().all()
+
+
+def test_rotation():
+    torch.manual_seed(0)
+    x, angle = torch.randn(2, 5, 3, 16), torch.randn(1, 5, 1, 8)
+
+    def reference(x):
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
+
+    assert_same(lambda x: rotate(x, angle.cos(), angle.sin()), reference, (x,))
+
+
+@pytest.mark.parametrize("T", [1, 7, 128, 129, 300])
+@pytest.mark.parametrize(("H", "G"), [(4, 4), (6, 2), (2, 1)])
+def test_blocked_attention(T, H, G):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, H, T, 8), torch.randn(2, G, T, 8), torch.randn(2, G, T, 8)
+
+    def reference(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+    assert_same(causal_attention, reference, (q, k, v))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("ignored", ["none", "some", "all"])
+def test_chunked_loss(bias, uniform, ignored):
+    torch.manual_seed(0)
+    hidden, weight, offset = torch.randn(3, 700, 12), torch.randn(37, 12), torch.randn(37)
+    labels = torch.randint(37, (3, 700))
+    if ignored != "none":
+        labels[:, ::2 if ignored == "some" else 1] = -100
+    upstream = torch.full((3, 700), 0.3) if uniform else torch.rand(3, 700)
+    inputs = [hidden, weight, *([offset] if bias else [])]
+
+    def ours(h, w, b=None):
+        return chunked_nll(h, w, b, labels)
+
+    def reference(h, w, b=None):
+        return F.cross_entropy(F.linear(h, w, b).mT, labels, reduction="none")
+
+    got, got_grads = gradients(ours, inputs, upstream)
+    expected, expected_grads = gradients(reference, inputs, upstream)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    for a, b in zip(got_grads, expected_grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_the_loss_of_an_impossible_token_is_exact():
+    weight = torch.tensor([[500.0], [0.0]])
+    nll = chunked_nll(torch.ones(1, 1, 1), weight, None, torch.tensor([[1]]))
+    assert nll.item() == pytest.approx(500.0)
