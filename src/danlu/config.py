@@ -215,6 +215,14 @@ class TrainConfig(Table):
     schedule: ScheduleConfig = ScheduleConfig()
     device: DeviceConfig = DeviceConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_family(cls, tables: Any) -> Any:
+        """A [model] table that names no family means the default one."""
+        if isinstance(tables, dict) and isinstance(tables.get("model"), dict):
+            return {**tables, "model": {"model_type": Qwen3Config().model_type, **tables["model"]}}
+        return tables
+
     @field_validator("budget")
     @classmethod
     def _known_unit(cls, text: str) -> str:

@@ -103,7 +103,16 @@ def test_another_key_holds_the_text(write, tmp_path):
 
 
 def test_skip_bad_counts_and_goes_on(write):
-    bad = [b"{", b'{"txt": "x"}', b'{"text": 1}', b'{"text": null}', b"[]", b'"s"', b"\xff\xfe{", b"[" * 100_000]
+    bad = [
+        b"{",
+        b'{"txt": "x"}',
+        b'{"text": 1}',
+        b'{"text": null}',
+        b"[]",
+        b'"s"',
+        b"\xff\xfe{",
+        b"[" * 100_000,
+    ]
     lines = [json.dumps({"text": text}).encode() for text in TEXTS]
     path = write("a.jsonl", b"\n".join([lines[0], *bad, lines[1], b"", lines[2]]))
     corpus = Corpus([str(path), str(write("empty.jsonl", b""))], skip_bad=True)
@@ -190,7 +199,10 @@ def test_a_file_that_goes_away_is_an_error(write):
 
 
 RANDOM = bytes(range(256)) * 40
-GZ, ZST = gzip.compress(JSONL * 2000), zst(b"".join(os.urandom(40).hex().encode() + b"\n" for _ in range(9999)))
+GZ, ZST = (
+    gzip.compress(JSONL * 2000),
+    zst(b"".join(os.urandom(40).hex().encode() + b"\n" for _ in range(9999))),
+)
 WRONG = [
     ("empty.jsonl", b"", "is empty"),
     ("blank.jsonl", b"\n \n", "holds no document"),
@@ -262,7 +274,9 @@ def test_a_file_that_may_not_be_read_is_an_error(write, capsys):
 
 
 @pytest.mark.parametrize(("module", "name"), [("pyarrow", "a.parquet"), ("zstandard", "a.jsonl.zst")])
-def test_a_missing_package_is_named_with_the_command_that_installs_it(write, capsys, monkeypatch, module, name):
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    write, capsys, monkeypatch, module, name
+):
     path = write(name, zst(JSONL) if name.endswith("zst") else b"PAR1")
     monkeypatch.setitem(sys.modules, module, None)  # what Python itself does to block an import
     assert cli.main(["stats", str(path)]) == 2

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+import tomllib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
 from danlu import log, storage
 from danlu.commands import SourceOptions, finish, required
-from danlu.config import parse_flags
-from danlu.errors import DataError
+from danlu.config import DeviceConfig, parse_flags
+from danlu.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    from danlu.evaluate.foreign import Candidate
+    from danlu.evaluate.loss import Score
 
 
 @dataclass(frozen=True)
@@ -21,15 +26,17 @@ class Options(SourceOptions):
     """Score every document alone: eos, then its raw text, in windows that do not overlap."""
 
     checkpoint: Positional[Path | None] = None
-    """checkpoint folder of danlu or transformers, or a run folder"""
+    """checkpoint folder of danlu or transformers, or a run folder (its best)"""
     sources: Positional[tuple[str, ...]] = ()
     """files, folders, globs, `demo`, or a shard folder (its validation split)"""
     window: int | None = None
-    """tokens of a window; the model's context by default"""
+    """tokens of a window; by default the model's context (of a foreign model at most 4096)"""
+    baselines: bool = True
+    """also measure character bigrams and primed xz, if the training text is known"""
     train_text: tuple[str, ...] = ()
-    """what the model was trained on (sources or a shard folder): adds the bigram and xz baselines"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """compute type"""
+    """training text of the baselines, sources or a shard folder; by default the shards of CKPT's run"""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """compute type; auto: as in training, a short timed matrix product decides"""
     json: bool = False
     """print one JSON object as the last line"""
 
@@ -37,29 +44,57 @@ class Options(SourceOptions):
 def run(argv: list[str]) -> int:
     """Parse, score, print."""
     options = parse_flags(Options, argv, "danlu eval")
-    folder = required(options.checkpoint, "CKPT", "name a checkpoint folder or a run folder")
+    path = required(options.checkpoint, "CKPT", "name a checkpoint folder or a run folder")
     if not options.sources:
         raise DataError("danlu eval: no text is named. Give files, folders, globs, `demo` or a shard folder")
     from danlu.evaluate.foreign import load_any
-    from danlu.evaluate.loss import score_texts
-    from danlu.train.devices import DTYPES
+    from danlu.evaluate.loss import checked_window
 
-    model, tokenizer = load_any(folder)
-    model.compute_dtype = DTYPES[options.precision]
-    with log.progress("tokens") as bar:
-        task = bar.add_task("scoring", total=None, note="")
-        texts = texts_of(options, options.sources)
-        score = score_texts(model, tokenizer, texts, options.window, lambda n: bar.advance(task, n))
-    if not score.characters:
+    candidate = load_any(path)
+    window = checked_window(options.window, candidate.context, candidate.default_window)
+    characters = sum(map(len, texts_of(options, options.sources, "validation", "reading")))
+    if not characters:
         raise DataError(f"{', '.join(options.sources)}: holds no text to score")
+    score, computed = _score(options, candidate, window, characters)
     if not math.isfinite(score.nats):
-        raise DataError(f"{folder}: its loss on this text is {score.nats}: the weights are not finite")
-    result = score.as_dict() | {"tokens": score.tokens, "baselines": _baselines(options)}
+        raise CheckpointError(f"{path}: its loss on this text is {score.nats}: the weights are not usable")
+    result = {
+        "checkpoint": str(path),
+        "loss_nats_per_token": score.loss_nats_per_token,
+        "bits_per_char": score.bits_per_char,
+        "bits_per_byte": score.bits_per_byte,
+        "documents": score.documents,
+        "characters": score.characters,
+        "bytes": score.bytes,
+        "tokens": score.tokens,
+        "window": score.window,
+        **computed,
+        "baselines": _baselines(options, path) if options.baselines else {},
+    }
     return finish(result, _text(result), options.json)
 
 
-def texts_of(options: SourceOptions, sources: Iterable[str], split: str = "validation") -> Iterator[str]:
-    """Yield raw texts of sources; of a shard folder, those of one split."""
+def _score(
+    options: Options, candidate: Candidate, window: int, characters: int
+) -> tuple[Score, dict[str, str]]:
+    from danlu.evaluate.loss import score_texts
+    from danlu.train import devices
+
+    machine = devices.probe(DeviceConfig.model_validate({"precision": options.precision}))
+    model = candidate.model.to(devices.prepare(machine, deterministic=False))
+    model.compute_dtype = machine.dtype  # pyright: ignore[reportArgumentType]
+    with log.progress("characters") as bar:
+        task = bar.add_task("scoring", total=characters, note="")
+        texts = texts_of(options, options.sources, "validation")
+        score = score_texts(model, candidate.tokenizer, texts, window, lambda n: bar.advance(task, round(n)))
+        bar.update(task, completed=characters)
+    return score, {"device": machine.device, "precision": machine.precision}
+
+
+def texts_of(
+    options: SourceOptions, sources: Sequence[str], split: str, progress: str | None = None
+) -> Iterator[str]:
+    """Yield the raw texts of sources; of a shard folder, those of one split. `progress` names a bar."""
     from danlu.data.shards import open_shards
     from danlu.evaluate import baselines
     from danlu.tokenizer import Tokenizer
@@ -67,30 +102,57 @@ def texts_of(options: SourceOptions, sources: Iterable[str], split: str = "valid
     for source in sources:
         if (Path(source) / storage.MANIFEST).is_file():
             shards = open_shards(Path(source))
-            yield from baselines.texts_of(shards, Tokenizer.load(shards.tokenizer_folder), split)
+            texts = baselines.texts_of(shards, Tokenizer.load(shards.tokenizer_folder), split)
+            total = shards.split(split).documents_count
+            yield from log.track(texts, progress, total, "documents") if progress else texts
         else:
-            yield from (document.text for document in options.corpus([source]))
+            corpus = options.corpus([source])
+            yield from (d.text for d in (corpus.track(progress) if progress else corpus))
 
 
-def _baselines(options: Options) -> dict[str, Any]:
-    """Measure bigrams and xz on the same text, where the training text is named."""
+def _baselines(options: Options, path: Path) -> dict[str, Any]:
+    """Measure bigrams and xz on the same text, where a training text is named or found."""
     from danlu.evaluate import baselines
 
-    if not options.train_text:
+    training = options.train_text or _run_shards(path)
+    if not training:
+        log.say(
+            f"no baselines: {path} lies in no run whose shards are here. Name the training text: --train-text"
+        )
         return {}
-    log.say("baselines: character bigrams, and xz primed with the training text")
-    return baselines.measure(texts_of(options, options.train_text, "train"), texts_of(options, options.sources))
+    return baselines.measure(
+        texts_of(options, training, "train", "bigrams"), texts_of(options, options.sources, "validation")
+    )
+
+
+def _run_shards(path: Path) -> tuple[str, ...]:
+    """Return the shard folder of the run that a checkpoint lies in, if it is still there."""
+    from danlu.checkpoint import resolve
+
+    folder = resolve(path).resolve()
+    for parent in (folder, *folder.parents[:3]):
+        settings = parent / "run.toml"
+        if settings.is_file():
+            data = tomllib.loads(settings.read_text(encoding="utf-8")).get("data", "")
+            return (data,) if (Path(data) / storage.MANIFEST).is_file() else ()
+    return ()
 
 
 def _text(result: dict[str, Any]) -> str:
     rows = {"model": result["bits_per_char"]}
     rows |= {name: entry["bits_per_char"] for name, entry in result["baselines"].items()}
+    width = max(map(len, rows))
     return "\n".join(
         [
-            f"{result['documents']:,} documents, {result['characters']:,} characters, {result['tokens']:,} tokens, "
-            f"windows of {result['window']:,}",
+            f"{result['documents']:,} documents, {result['characters']:,} characters, "
+            f"{result['tokens']:,} tokens, windows of {result['window']:,}, "
+            f"{result['precision']} on {result['device']}",
             f"{result['loss_nats_per_token']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte",
+            "",
             "bits per character (lower is better)",
-            *(f"  {name:<18} {bits:7.4f}" for name, bits in sorted(rows.items(), key=lambda row: row[1])),
+            *(
+                f"  {name:<{width}} {bits:8.4f}"
+                for name, bits in sorted(rows.items(), key=lambda row: row[1])
+            ),
         ]
     )

@@ -14,7 +14,8 @@ Rule = Callable[[Document], Document | Drop]
 _START, _END = r"(?:<\|im_start\|>|<s>)", r"(?:<\|im_end\|>|</s>)"
 _SPACE = r"(?<!\s)\s*"  # from where white space begins only, or a long run of it would take quadratic time
 _INNER_TURN = re.compile(rf"{_SPACE}{_END}\s*{_START}\s*")
-_OUTER_TURN = re.compile(rf"\A(?:\s*{_START})+\s*|{_SPACE}(?:{_END}\s*)+\Z")
+_FIRST_TURN = re.compile(rf"\A(?:\s*{_START})+\s*")
+_LAST_TURN = re.compile(rf"{_SPACE}(?:{_END}\s*)+\Z")
 _NEWLINES = re.compile("\r\n|\r|\u2028|\u2029|\x85|\x0b|\x0c")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\ufeff\ufffe\uffff\ud800-\udfff]")
 
@@ -57,7 +58,8 @@ def strip_wrappers(document: Document) -> Document:
     """
     if "<" not in document.text:
         return document
-    return replace(document, text=_INNER_TURN.sub("\n", _OUTER_TURN.sub("", document.text)).strip())
+    text = _LAST_TURN.sub("", _FIRST_TURN.sub("", document.text))
+    return replace(document, text=_INNER_TURN.sub("\n", text).strip())
 
 
 def at_least(characters: int) -> Rule:

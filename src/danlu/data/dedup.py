@@ -29,6 +29,11 @@ class ExactDedup:
         self._slots = np.zeros(_FIRST_SLOTS, dtype=np.uint64)
         self._count = 0
 
+    @property
+    def bytes(self) -> int:
+        """Size of the table."""
+        return self._slots.nbytes
+
     def __call__(self, document: Document) -> Document | Drop:
         """Keep the first of its kind."""
         value = normalised_hash(document.text) or 1  # 0 marks a free slot

@@ -16,7 +16,9 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".txt.gz", ".txt.zst", 
 INSTALL = 'pip install -e ".[data]"'
 _MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"PAR1": ".parquet"}
 _CHUNK = 1 << 16
-_PACKED_CHUNK = 1 << 10  # a block of zstd takes 4 bytes or more and unpacks to at most 128 kB: 32 MB at a time
+_PACKED_CHUNK = (
+    1 << 10
+)  # a block of zstd takes 4 bytes or more and unpacks to at most 128 kB: 32 MB at a time
 
 
 def kind(path: Path) -> str:

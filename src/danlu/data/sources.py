@@ -24,6 +24,7 @@ from danlu.types import Document
 TxtUnit = Literal["file", "line", "blank"]
 _LONGEST_LINE = 1 << 28
 _ROWS = 256
+_PARQUET_BUFFER = 1 << 20
 
 
 @dataclass
@@ -206,7 +207,8 @@ class Corpus:
         except ImportError:
             raise DataError(f"{path}: reading .parquet needs one more package: {INSTALL}") from None
         try:
-            with pq.ParquetFile(path, pre_buffer=False) as file:
+            # with a buffer a column is read piece by piece; without, a whole row group lies in memory
+            with pq.ParquetFile(path, pre_buffer=False, buffer_size=_PARQUET_BUFFER) as file:
                 names = file.schema_arrow.names
                 if self.text_key not in names:
                     raise DataError(f"{path}: {_no_key(self.text_key, names)}")

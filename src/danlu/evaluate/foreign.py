@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,51 +14,107 @@ from torch import Tensor, nn
 
 from danlu import checkpoint, storage
 from danlu.errors import CheckpointError, TokenizerError
-from danlu.model import FAMILIES, Model
-from danlu.tokenizer import TOKENIZER_JSON, Tokenizer
+from danlu.evaluate.loss import Encoder
+from danlu.model import FAMILIES
 from danlu.types import IGNORED, ModelOut
 
+_LOGITS_AT_ONCE = 1 << 27
+_LONGEST_DEFAULT_WINDOW = 4096
 
-class Foreign(nn.Module):
-    """A transformers model behind the part of `Model` that scoring uses."""
 
-    def __init__(self, model: Any):
+@dataclass(frozen=True)
+class Candidate:
+    """A model to judge, its tokenizer, the most tokens it can look back on, and its usual window."""
+
+    model: nn.Module
+    tokenizer: Encoder
+    context: int
+    default_window: int
+
+
+class ForeignModel(nn.Module):
+    """A transformers model behind the one call that scoring makes."""
+
+    def __init__(self, inner: Any):
         super().__init__()
-        self.model = model
-        self.context: int = getattr(model.config, "max_position_embeddings", None) or 1024
+        self.inner = inner
         self.compute_dtype = torch.float32
 
-    @property
-    def output_weight(self) -> Tensor:
-        """Return the output layer's weight."""
-        return self.model.get_output_embeddings().weight
-
     def forward(self, ids_BT: Tensor, labels: Tensor) -> ModelOut:
-        """Return nll_BT in nats."""
-        with torch.autocast(ids_BT.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
-            logits_BTV = self.model(input_ids=ids_BT).logits
-        nll = F.cross_entropy(logits_BTV.float().mT, labels, reduction="none", ignore_index=IGNORED)
-        return ModelOut(nll_BT=nll)
+        """Return nll_BT in nats; rows are computed a few at a time, for their logits are large."""
+        rows = max(1, _LOGITS_AT_ONCE // (ids_BT.shape[1] * self.inner.config.vocab_size))
+        parts = zip(ids_BT.split(rows), labels.split(rows), strict=True)
+        return ModelOut(nll_BT=torch.cat([self._nll(ids, wanted) for ids, wanted in parts]))
+
+    def _nll(self, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
+        lower = self.compute_dtype != torch.float32
+        with torch.autocast(ids_BT.device.type, self.compute_dtype, enabled=lower):
+            logits_BTV = self.inner(input_ids=ids_BT, use_cache=False).logits
+        return F.cross_entropy(logits_BTV.float().mT, labels_BT, reduction="none", ignore_index=IGNORED)
 
 
-def load_any(folder: Path) -> tuple[Model | Foreign, Tokenizer]:
-    """Load model and tokenizer: danlu's families by danlu, every other by transformers.
+class ForeignTokenizer:
+    """A transformers tokenizer; a document begins with its bos, or its eos if it has none."""
 
-    The tokenizer's eos (its bos, if it has no eos) is what a document begins with. Raises CheckpointError where
-    transformers is needed and missing, or cannot open the folder.
+    def __init__(self, inner: Any, where: Path):
+        self._inner = inner
+        if getattr(inner, "is_fast", False):
+            inner.backend_tokenizer.encode_special_tokens = True  # a literal "</s>" in a text is text
+        begin = inner.eos_token_id if inner.bos_token_id is None else inner.bos_token_id
+        if begin is None:
+            raise TokenizerError(
+                f"{where}: its tokenizer has neither a bos nor an eos token to begin a document with"
+            )
+        self.eos_id: int = begin
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, no marks added."""
+        return self._inner(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def load_any(path: Path) -> Candidate:
+    """Load a model to judge: danlu's families by danlu, every other by transformers, from local files only.
+
+    The default window is the model's context; of a foreign one at most 4,096 tokens, for the logits' sake.
+    Raises CheckpointError where transformers is needed and missing, or cannot open the folder; TokenizerError
+    where the tokenizer is missing or does not fit the model.
     """
-    folder = checkpoint.resolve(folder)
+    folder = checkpoint.resolve(path)
     model_type = storage.read_json(folder / checkpoint.CONFIG, CheckpointError).get("model_type")
-    if model_type in FAMILIES:
-        return checkpoint.load_model(folder), checkpoint.load_tokenizer(folder)
+    if model_type not in FAMILIES:
+        return _load_foreign(folder, str(model_type))
+    model = checkpoint.load_model(folder)
+    return Candidate(model, checkpoint.load_tokenizer(folder), model.context, model.context)
+
+
+def _load_foreign(folder: Path, model_type: str) -> Candidate:
     try:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError:
-        raise CheckpointError(f"{folder}: {model_type!r} needs transformers: pip install transformers") from None
-    if not (folder / TOKENIZER_JSON).is_file():
-        raise TokenizerError(f"{folder}: holds no {TOKENIZER_JSON}. Save its tokenizer there as a fast one")
+        raise CheckpointError(
+            f"{folder}: a {model_type!r} model needs transformers, which is missing: pip install transformers"
+        ) from None
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{folder}: transformers cannot open it ({str(error).splitlines()[0]})") from None
-    return Foreign(model), Tokenizer.load(folder)
+        inner = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder}: transformers cannot open this model ({_first_line(error)})"
+        ) from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise TokenizerError(
+            f"{folder}: transformers cannot open its tokenizer ({_first_line(error)})"
+        ) from None
+    entries = inner.config.vocab_size
+    if len(tokenizer) > entries:
+        raise TokenizerError(
+            f"{folder}: its tokenizer has {len(tokenizer):,} entries, but its model only {entries:,}"
+        )
+    context = getattr(inner.config, "max_position_embeddings", None) or sys.maxsize
+    window = min(context, _LONGEST_DEFAULT_WINDOW)
+    return Candidate(ForeignModel(inner), ForeignTokenizer(tokenizer, folder), context, window)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

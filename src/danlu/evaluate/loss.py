@@ -1,7 +1,9 @@
 """Held-out quality, defined once: in a run's evaluations and in `danlu eval` alike.
 
-Each document alone: eos, then its text's tokens, which are scored (eos is not), in windows that do not overlap; a
-window's first input is the token before it. Divided by the text's characters, that compares across tokenizers.
+Each document alone: the stream is eos, then its text's tokens; those are scored, eos is not. The scored
+tokens are cut into windows that do not overlap; a window's inputs are the token before each of its labels, so
+it sees one token of what came before it and nothing earlier. Divided by the text's characters, the sum
+compares models across tokenizers.
 
 Shapes: B rows, T tokens of a row.
 """
@@ -12,18 +14,33 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from danlu.data.shards import Shards
 from danlu.errors import ConfigError
-from danlu.model import Model
 from danlu.tokenizer import Tokenizer
 from danlu.types import IGNORED
 
-_DOCUMENTS_AT_ONCE = 4096
+_TOKENS_SORTED_AT_ONCE = 1 << 20
+_CHARACTERS_ENCODED_AT_ONCE = 1 << 18
+
+Item = TypeVar("Item")
+Window = tuple[np.ndarray, np.ndarray]
+"""Inputs and labels of one row, of equal length."""
+
+
+class Encoder(Protocol):
+    """What scoring needs of a tokenizer; `eos_id` is the mark that a document begins with."""
+
+    eos_id: int
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, no marks added."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +51,8 @@ class Score:
     tokens: int
     characters: int
     bytes: int
-    documents: int
     window: int
+    documents: int
 
     @property
     def loss_nats_per_token(self) -> float:
@@ -44,16 +61,16 @@ class Score:
 
     @property
     def bits_per_char(self) -> float:
-        """Return the bits a character of the text costs."""
+        """Return the bits that a character of the text costs."""
         return self.nats / math.log(2) / max(1, self.characters)
 
     @property
     def bits_per_byte(self) -> float:
-        """Return the bits a byte of UTF-8 costs."""
+        """Return the bits that a byte of the text's UTF-8 costs."""
         return self.nats / math.log(2) / max(1, self.bytes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the ratios and the counts."""
+        """Return the ratios and the counts; `scored_tokens`, as a run's own `tokens` are another thing."""
         return {
             "loss_nats_per_token": self.loss_nats_per_token,
             "bits_per_char": self.bits_per_char,
@@ -65,97 +82,139 @@ class Score:
         }
 
 
-def score_tokens(
-    model: Model,
-    documents: Sequence[Sequence[int] | np.ndarray],
-    begin_id: int,
+def score_documents(
+    model: nn.Module,
+    documents: Iterable[Sequence[int] | np.ndarray],
+    eos_id: int,
     window: int,
     batch_tokens: int = 8192,
-    on_progress: Callable[[int], None] | None = None,
-) -> float:
-    """Sum the nats of all documents' tokens (text only, no eos).
+    on_progress: Callable[[int], object] | None = None,
+) -> tuple[float, int]:
+    """Return the nats of all documents' tokens, summed in float64, and the number of those tokens.
 
-    Windows of similar length share a batch; filled positions are not scored. The sum is in float64.
+    `documents` are ids without eos. Windows of similar length share a batch of at most `batch_tokens`
+    positions (one row may be longer), and a million tokens are sorted at once, so memory does not grow with
+    the source. `on_progress` is told the tokens of every batch. The model keeps its mode and compute type.
     """
-    device = model.output_weight.device
-    pieces = sorted(_windows(documents, begin_id, window), key=lambda piece: -len(piece[1]))
-    was_training, total = model.training, 0.0
+    device = next(model.parameters()).device
+    was_training, nats, tokens = model.training, 0.0, 0
     model.eval()
     try:
         with torch.inference_mode():
-            for ids_BT, labels_BT in _batches(pieces, begin_id, batch_tokens):
+            for ids_BT, labels_BT in _batches(_windows(documents, eos_id, window), eos_id, batch_tokens):
                 nll_BT = model(ids_BT.to(device), labels=labels_BT.to(device)).nll_BT
-                total += float(nll_BT.double().sum())
+                nats += float(nll_BT.cpu().double().sum())
+                scored = int((labels_BT != IGNORED).sum())
+                tokens += scored
                 if on_progress is not None:
-                    on_progress(int((labels_BT != IGNORED).sum()))
+                    on_progress(scored)
     finally:
         model.train(was_training)
-    return total
+    return nats, tokens
 
 
-def _windows(
-    documents: Sequence[Sequence[int] | np.ndarray], begin_id: int, window: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _windows(documents: Iterable[Sequence[int] | np.ndarray], eos_id: int, window: int) -> Iterator[Window]:
     for document in documents:
         tokens = np.asarray(document, dtype=np.int64)
-        before = np.concatenate([[begin_id], tokens[:-1]])
+        before = np.concatenate([[eos_id], tokens[:-1]])
         for start in range(0, len(tokens), window):
             yield before[start : start + window], tokens[start : start + window]
 
 
 def _batches(
-    pieces: list[tuple[np.ndarray, np.ndarray]], begin_id: int, batch_tokens: int
+    windows: Iterator[Window], eos_id: int, batch_tokens: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    start = 0
-    while start < len(pieces):
-        longest = len(pieces[start][1])
-        rows = pieces[start : start + max(1, batch_tokens // longest)]
-        ids_BT = np.full((len(rows), longest), begin_id)
-        labels_BT = np.full((len(rows), longest), IGNORED)
-        for row, (before, tokens) in enumerate(rows):
-            ids_BT[row, : len(before)], labels_BT[row, : len(tokens)] = before, tokens
-        yield torch.from_numpy(ids_BT), torch.from_numpy(labels_BT)
-        start += len(rows)
+    """Yield ids_BT and labels_BT, the longest windows of each million tokens first."""
+    for held in _gathered(windows, lambda pair: len(pair[1]), _TOKENS_SORTED_AT_ONCE):
+        held.sort(key=lambda pair: -len(pair[1]))
+        while held:
+            longest = len(held[0][1])
+            rows = max(1, batch_tokens // longest)
+            yield _fill(held[:rows], longest, eos_id)
+            del held[:rows]
+
+
+def _fill(rows: Sequence[Window], longest: int, eos_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make one batch; what follows a row's end is not scored and, under the causal mask, not seen."""
+    ids_BT = np.full((len(rows), longest), eos_id)
+    labels_BT = np.full((len(rows), longest), IGNORED)
+    for row, (before, tokens) in enumerate(rows):
+        ids_BT[row, : len(before)], labels_BT[row, : len(tokens)] = before, tokens
+    return torch.from_numpy(ids_BT), torch.from_numpy(labels_BT)
+
+
+def _gathered(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
+    held: list[Item] = []
+    total = 0
+    for item in items:
+        held.append(item)
+        total += size(item)
+        if total >= limit:
+            yield held
+            held, total = [], 0
+    if held:
+        yield held
 
 
 def score_texts(
-    model: Model,
-    tokenizer: Tokenizer,
+    model: nn.Module,
+    tokenizer: Encoder,
     texts: Iterable[str],
-    window: int | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    window: int,
+    on_progress: Callable[[float], object] | None = None,
 ) -> Score:
-    """Score a stream of texts, a few thousand at a time. Raises ConfigError for a window beyond the context."""
-    window = checked_window(model, window)
-    stream, nats, counts = iter(texts), 0.0, [0, 0, 0, 0]
-    while chunk := [text for text in islice(stream, _DOCUMENTS_AT_ONCE)]:
-        ids = tokenizer.encode_batch(chunk)
-        nats += score_tokens(model, ids, tokenizer.eos_id, window, on_progress=on_progress)
-        sizes = (sum(map(len, ids)), sum(map(len, chunk)), sum(len(t.encode()) for t in chunk), len(chunk))
-        counts = [a + b for a, b in zip(counts, sizes, strict=True)]
-    return Score(nats, counts[0], counts[1], counts[2], counts[3], window)
+    """Score a stream of texts as they are; `on_progress` is told about how many characters a batch held."""
+    characters = size = documents = encoded = 0
+
+    def ids() -> Iterator[list[int]]:
+        nonlocal characters, size, documents, encoded
+        for batch in _gathered(texts, len, _CHARACTERS_ENCODED_AT_ONCE):
+            for text, row in zip(batch, tokenizer.encode_batch(batch), strict=True):
+                characters, size = characters + len(text), size + len(text.encode())
+                documents, encoded = documents + 1, encoded + len(row)
+                yield row
+
+    def advance(tokens: int) -> None:
+        if on_progress is not None:
+            on_progress(tokens * characters / encoded)
+
+    nats, tokens = score_documents(model, ids(), tokenizer.eos_id, window, on_progress=advance)
+    return Score(nats, tokens, characters, size, window, documents)
 
 
-def checked_window(model: Model, window: int | None) -> int:
-    """Return the window, the model's context by default."""
-    if window is not None and not 1 <= window <= model.context:
-        raise ConfigError(f"--window {window:,}: must lie between 1 and the model's context of {model.context:,}")
-    return window or model.context
+def checked_window(window: int | None, context: int, default: int) -> int:
+    """Return the window or its default. Raises ConfigError where it exceeds the model's context."""
+    if window is None:
+        return default
+    if not 1 <= window <= context:
+        raise ConfigError(
+            f"--window {window:,}: give at least 1 and at most the model's context, {context:,} tokens"
+        )
+    return window
 
 
 class ValidationSet:
-    """A fixed set of a shard folder's validation documents: every k-th one, so that it holds about `max_tokens`."""
+    """A fixed set of whole validation documents, held in memory with their counts; all of them by default.
+
+    With `max_tokens` it is every k-th document, so that each source has its share, up to that many tokens; a
+    document that no longer fits ends it, and if none fits, the shortest is taken.
+    """
 
     def __init__(self, shards: Shards, tokenizer: Tokenizer, max_tokens: int | None = None):
         stream = shards.split("validation")
-        every = 1 if max_tokens is None else max(1, round(len(stream) / max_tokens))
+        every = 1 if max_tokens is None else math.ceil(len(stream) / max_tokens)
         self.eos_id = tokenizer.eos_id
-        self.documents = list(islice(stream.documents(), 0, None, every))
-        self.tokens = sum(map(len, self.documents))
+        found = list(islice(stream.documents(), 0, None, every))
+        self.documents = found if max_tokens is None else _first(found, max_tokens)
         texts = [tokenizer.decode(document.tolist()) for document in self.documents]
         self.characters, self.bytes = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
 
-    def score(self, model: Model, window: int) -> Score:
-        """Score all documents of the set."""
-        nats = score_tokens(model, self.documents, self.eos_id, window)
-        return Score(nats, self.tokens, self.characters, self.bytes, len(self.documents), window)
+    def score(self, model: nn.Module, window: int) -> Score:
+        """Score all documents of the set in windows of `window` tokens."""
+        nats, tokens = score_documents(model, self.documents, self.eos_id, window)
+        return Score(nats, tokens, self.characters, self.bytes, window, len(self.documents))
+
+
+def _first(documents: Sequence[np.ndarray], max_tokens: int) -> Sequence[np.ndarray]:
+    sizes = np.cumsum([len(document) for document in documents])
+    return documents[: int(np.searchsorted(sizes, max_tokens, side="right"))] or [min(documents, key=len)]

@@ -21,7 +21,11 @@ def write_report(run: Path) -> Path:
     """Write `run/report.html` and return its path; whatever the folder does not hold yet is left out."""
     rows = log.read_metrics(run)
     template = (resources.files("danlu.evaluate") / "report.html").read_text(encoding="utf-8")
-    text = json.dumps(_contents(run, rows), ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    text = (
+        json.dumps(_contents(run, rows), ensure_ascii=False)
+        .replace("<", "\\u003c")
+        .replace("\u2028", "\\u2028")
+    )
     storage.write_text(run / "report.html", template.replace("__DATA__", text))
     return run / "report.html"
 
@@ -39,28 +43,44 @@ def _contents(run: Path, rows: Sequence[Row]) -> dict[str, Any]:
         "about": " · ".join(about),
         "cards": _cards(run, train, judged, baselines),
         "quality": [
-            _chart("Bits per character", "lower is better", [("validation", "s0", judged, "bits_per_char")], baselines),
+            _chart(
+                "Bits per character",
+                "lower is better",
+                [("validation", "s0", judged, "bits_per_char")],
+                baselines,
+            ),
             _chart(
                 "Loss",
                 "nats per token",
-                [("training", "s1", train, "loss_nats_per_token"), ("validation", "s0", judged, "loss_nats_per_token")],
+                [
+                    ("training", "s1", train, "loss_nats_per_token"),
+                    ("validation", "s0", judged, "loss_nats_per_token"),
+                ],
             ),
         ],
         "course": [
-            _chart("Learning rate", "of AdamW", [("rate", "s1", train, "learning_rate")], zero=True, smooth=False),
+            _chart(
+                "Learning rate", "of AdamW", [("rate", "s1", train, "learning_rate")], zero=True, smooth=False
+            ),
             _chart("Gradient norm", "before clipping", [("norm", "s1", train, "grad_norm")], zero=True),
             _chart("Speed", "tokens per second", [("speed", "s1", train, "tokens_per_second")], zero=True),
-            _chart("Share of the machine's matrix speed", "", [("share", "s1", train, "gemm_share")], zero=True),
+            _chart(
+                "Share of the machine's matrix speed", "", [("share", "s1", train, "gemm_share")], zero=True
+            ),
         ],
         "samples": [{k: row[k] for k in ("step", "prompt", "text")} for row in _of(rows, "sample")],
         "made": _made(run, rows),
     }
 
 
-def _cards(run: Path, train: Sequence[Row], judged: Sequence[Row], baselines: Sequence[Row]) -> list[dict[str, str]]:
+def _cards(
+    run: Path, train: Sequence[Row], judged: Sequence[Row], baselines: Sequence[Row]
+) -> list[dict[str, str]]:
     cards = []
     if judged:
-        cards.append((f"{min(row['bits_per_char'] for row in judged):.3f}", "bits per character, validation text"))
+        cards.append(
+            (f"{min(row['bits_per_char'] for row in judged):.3f}", "bits per character, validation text")
+        )
     cards += [(f"{line['y']:.3f}", f"bits per character: {line['name']}") for line in baselines]
     parameters = _json(run / "model.json").get("parameters")
     cards += [(f"{parameters:,}", "parameters")] if parameters else []
@@ -112,7 +132,9 @@ def _made(run: Path, rows: Sequence[Row]) -> list[dict[str, str]]:
         shown = {key: value for key, value in data.items() if key != "files"}
         parts.append(("data (the shards' manifest)", json.dumps(shown, ensure_ascii=False, indent=2)))
     if (run / "plan.json").is_file():
-        revisions = [f"step {row['step']:,}: {row['total_steps']:,} steps, {row['why']}" for row in _of(rows, "plan")]
+        revisions = [
+            f"step {row['step']:,}: {row['total_steps']:,} steps, {row['why']}" for row in _of(rows, "plan")
+        ]
         plan = json.dumps(_json(run / "plan.json").get("machine", {}), indent=2)
         parts.append(("machine and revisions of the plan", "\n".join([plan, *revisions])))
     return [{"title": title, "text": text} for title, text in parts]

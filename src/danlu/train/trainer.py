@@ -209,7 +209,7 @@ class Trainer:
             self._step()
             if self._due(self.config.eval_every):
                 self._judge()
-            if self._due(self.config.checkpoint_every) or stop.wanted:
+            if stop.wanted or (self._due(self.config.checkpoint_every) and not self.progress.skips_in_a_row):
                 self._save()
             self._revise()
         if self._saved != self.progress.step:

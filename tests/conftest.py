@@ -1,0 +1,52 @@
+"""Small real things that tests share: a Chinese corpus, a tokenizer, shards, a trained run."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from danlu.data.prepare import prepare
+from danlu.data.shards import open_shards
+from danlu.tokenizer import train_tokenizer
+from danlu.types import Document
+
+torch.set_num_threads(1)
+
+_SUBJECTS = ["珠穆朗玛峰", "长江", "这本书", "北京的冬天", "小熊宝宝", "中国经济", "我的老师", "新年音乐会"]
+_VERBS = ["是", "位于", "让我想起", "离不开", "非常", "并不", "一直", "已经"]
+_ENDS = ["世界最高的山峰。", "一座美丽的城市！", "很多年前的事情。", "值得一读。", "12月31日的讲话。", "发展的历史。"]
+
+
+def sentence(rng: random.Random) -> str:
+    return rng.choice(_SUBJECTS) + rng.choice(_VERBS) + rng.choice(_ENDS)
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    rng = random.Random(0)
+    return ["".join(sentence(rng) for _ in range(rng.randint(1, 30))) + f"第{i}篇" for i in range(400)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(texts):
+    return train_tokenizer(texts, 320)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "tokenizer"
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards_folder(texts, tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "shards"
+    prepare([Document(t, "test", str(i)) for i, t in enumerate(texts)], tokenizer, folder, 0.1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(shards_folder):
+    return open_shards(shards_folder)

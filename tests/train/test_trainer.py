@@ -1,0 +1,375 @@
+"""The trainer: whole runs on tiny shards, stopped and resumed in every way, compared bit for bit."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from danlu import log
+from danlu.checkpoint import load_model, load_trainer, newest_good
+from danlu.cli import main
+from danlu.commands.train_ import train
+from danlu.config import TrainConfig, check, to_toml
+from danlu.errors import CheckpointError, ConfigError, OutputError, TrainingError
+from danlu.storage import sha256_of
+
+TINY = {
+    "context": 32,
+    "batch_tokens": 128,
+    "eval_tokens": 300,
+    "eval_every": 4,
+    "checkpoint_every": 3,
+    "sample_tokens": 5,
+    "model": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "intermediate_size": 48,
+    },
+    "device": {"name": "cpu", "precision": "fp32", "threads": 1, "micro_batch_tokens": 64},
+}
+
+
+def settings(shards_folder, out, budget="10 steps", **changes) -> TrainConfig:
+    tables = {**TINY, "data": str(shards_folder), "out": str(out), "budget": budget, **changes}
+    return check(TrainConfig, tables, "test")
+
+
+def weights(folder) -> str:
+    return sha256_of(Path(folder) / "model.safetensors")
+
+
+def trainer_tensors(folder):
+    return load_trainer(Path(folder)).tensors
+
+
+def assert_same_run(a, b):
+    """Weights and every optimiser tensor equal, bit for bit, and the logged losses too."""
+    assert weights(a["checkpoint"]) == weights(b["checkpoint"])
+    ours, theirs = trainer_tensors(a["checkpoint"]), trainer_tensors(b["checkpoint"])
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    losses = [
+        [
+            (r["step"], r["loss_nats_per_token"])
+            for r in log.read_metrics(Path(x["run"]))
+            if r["kind"] == "train"
+        ]
+        for x in (a, b)
+    ]
+    assert losses[0] == losses[1]
+    assert [step for step, _ in losses[0]] == list(range(1, a["step"] + 1))
+
+
+@pytest.fixture(scope="module")
+def whole(shards_folder, tmp_path_factory):
+    """An uninterrupted run of 10 steps."""
+    return train(settings(shards_folder, tmp_path_factory.mktemp("runs") / "whole"))
+
+
+def test_a_run_leaves_everything_behind(whole):
+    run = Path(whole["run"])
+    names = {
+        "run.toml",
+        "plan.json",
+        "metrics.jsonl",
+        "report.html",
+        "summary.json",
+        "data.json",
+        "checkpoints",
+    }
+    assert names <= {p.name for p in run.iterdir()}
+    assert (run / "latest").resolve() == Path(whole["checkpoint"]).resolve()
+    assert (run / "best").exists()
+    assert whole["finished"]
+    assert (whole["step"], whole["tokens"], whole["resumed_at"]) == (10, 10 * 128, None)
+    kinds = [row["kind"] for row in log.read_metrics(run)]
+    assert kinds.count("train") == 10
+    assert kinds.count("eval") == 4  # before the first step, after 4, 8 and the last
+    assert kinds.count("sample") == 4
+    assert json.loads((run / "summary.json").read_text()) == whole
+
+
+def test_the_loss_falls(whole):
+    losses = [r["loss_nats_per_token"] for r in log.read_metrics(Path(whole["run"])) if r["kind"] == "train"]
+    assert losses[0] == pytest.approx(math.log(320), rel=0.05)
+    assert losses[-1] < losses[0] - 0.2
+
+
+def test_the_same_settings_give_the_same_bits(whole, shards_folder, tmp_path):
+    assert_same_run(whole, train(settings(shards_folder, tmp_path / "again")))
+
+
+def test_another_seed_gives_other_bits(whole, shards_folder, tmp_path):
+    other = train(settings(shards_folder, tmp_path / "other", seed=1))
+    assert weights(other["checkpoint"]) != weights(whole["checkpoint"])
+
+
+def test_old_checkpoints_go_and_the_best_stays(whole):
+    kept = sorted(p.name for p in (Path(whole["run"]) / "checkpoints").iterdir())
+    best = (Path(whole["run"]) / "best").resolve().name
+    assert set(kept) == {"step-00000009", "step-00000010", best}
+
+
+class Stop(Exception):
+    """Raised to leave a run at a chosen point, as a crash would."""
+
+
+def stopped_after(monkeypatch, config, step):
+    """Run until `step` updates are done, then crash without saving."""
+    from danlu.train.trainer import Trainer
+
+    original = Trainer._step
+
+    def crashing(self):
+        if self.progress.step == step:
+            raise Stop
+        original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", crashing)
+        with pytest.raises(Stop):
+            train(config, resume=True)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 8])
+def test_resume_is_bit_exact(whole, shards_folder, tmp_path, monkeypatch, step):
+    config = settings(shards_folder, tmp_path / "run")
+    stopped_after(monkeypatch, config, step)
+    done = train(config, resume=True)
+    assert done["resumed_at"] == (step // 3 * 3 or None)
+    assert_same_run(whole, done)
+
+
+def test_a_second_resume_and_the_turn_of_an_epoch(shards_folder, shards, tmp_path, monkeypatch):
+    steps = len(shards.split("train")) // 128 + 8
+    budget = f"{steps} steps"
+    straight = train(settings(shards_folder, tmp_path / "a", budget, checkpoint_every=5, eval_every=50))
+    config = settings(shards_folder, tmp_path / "b", budget, checkpoint_every=5, eval_every=50)
+    stopped_after(monkeypatch, config, 12)
+    stopped_after(monkeypatch, config, steps - 4)
+    done = train(config, resume=True)
+    assert done["resumed_at"] > 12
+    assert_same_run(straight, done)
+
+
+def test_stretches_resume_too(shards_folder, tmp_path, monkeypatch):
+    ramp = {"schedule": {"stretches": [{"until": 0.4, "window": 16, "batch_tokens": 64}]}}
+    straight = train(settings(shards_folder, tmp_path / "a", **ramp))
+    assert straight["tokens"] == 4 * 64 + 6 * 128
+    config = settings(shards_folder, tmp_path / "b", **ramp)
+    stopped_after(monkeypatch, config, 7)
+    assert_same_run(straight, train(config, resume=True))
+
+
+@pytest.mark.parametrize("packing", ["packed", "padded"])
+def test_the_article_family_with_dropout_resumes_bit_for_bit(shards_folder, tmp_path, monkeypatch, packing):
+    changes = {
+        "model": {
+            "model_type": "danlu_article",
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        },
+        "optim": {"name": "adamw", "decay_all": True, "weight_decay": 0.01},
+        "schedule": {"shape": "linear", "warmup_steps": 2},
+        "packing": packing,
+    }
+    straight = train(settings(shards_folder, tmp_path / "a", **changes))
+    config = settings(shards_folder, tmp_path / "b", **changes)
+    stopped_after(monkeypatch, config, 8)
+    assert_same_run(straight, train(config, resume=True))
+
+
+def test_micro_batches_do_not_change_what_is_learned(whole, shards_folder, tmp_path):
+    changed = {**TINY["device"], "micro_batch_tokens": 128}
+    one = load_model(Path(train(settings(shards_folder, tmp_path / "one", device=changed))["checkpoint"]))
+    two = load_model(Path(whole["checkpoint"]))
+    for (name, a), b in zip(one.named_parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_resume_without_a_checkpoint_starts(whole, shards_folder, tmp_path):
+    done = train(settings(shards_folder, tmp_path / "fresh"), resume=True)
+    assert done["resumed_at"] is None
+    assert_same_run(whole, done)
+
+
+def test_resume_of_a_finished_run_gives_the_object_again(whole, shards_folder):
+    assert train(settings(shards_folder, whole["run"]), resume=True) == whole
+
+
+def test_an_existing_run_is_not_overwritten(whole, shards_folder):
+    with pytest.raises(OutputError, match="exists"):
+        train(settings(shards_folder, whole["run"]))
+
+
+def test_other_settings_are_refused_on_resume(whole, shards_folder):
+    with pytest.raises(ConfigError, match="seed"):
+        train(settings(shards_folder, whole["run"], seed=5), resume=True)
+
+
+def test_init_starts_a_new_run_from_a_checkpoint(whole, shards_folder, tmp_path):
+    done = train(settings(shards_folder, tmp_path / "more", init=whole["checkpoint"], budget="2 steps"))
+    first = next(r for r in log.read_metrics(tmp_path / "more") if r["kind"] == "eval")
+    last = [r for r in log.read_metrics(Path(whole["run"])) if r["kind"] == "eval"][-1]
+    assert first["bits_per_char"] == pytest.approx(last["bits_per_char"], rel=1e-6)
+    assert done["step"] == 2
+
+
+def test_init_with_another_architecture_is_refused(whole, shards_folder, tmp_path):
+    with pytest.raises(CheckpointError, match="architecture"):
+        train(settings(shards_folder, tmp_path / "x", init=whole["checkpoint"], model={"hidden_size": 64}))
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(whole, shards_folder, tmp_path, monkeypatch, capsys):
+    config = settings(shards_folder, tmp_path / "run")
+    stopped_after(monkeypatch, config, 8)
+    victim = tmp_path / "run" / "checkpoints" / "step-00000006" / "trainer" / "state.safetensors"
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    done = train(config, resume=True)
+    assert done["resumed_at"] == 3
+    assert "state.safetensors" in capsys.readouterr().err
+    assert_same_run(whole, done)
+
+
+def test_losses_that_are_not_finite_stop_the_run_with_the_last_good_checkpoint(
+    shards_folder, tmp_path, monkeypatch
+):
+    from danlu.train import trainer
+
+    original, calls = trainer.train_step, []
+
+    def poisoned(model, *rest):
+        calls.append(1)
+        if len(calls) > 4:
+            with torch.no_grad():
+                model.model.norm.weight[0] = math.nan
+        return original(model, *rest)
+
+    monkeypatch.setattr(trainer, "train_step", poisoned)
+    with pytest.raises(TrainingError, match=r"step 9: 5 steps in a row.*step-00000003"):
+        train(
+            settings(shards_folder, tmp_path / "run", budget="30 steps", checkpoint_every=3, eval_every=100)
+        )
+    skipped = [r["step"] for r in log.read_metrics(tmp_path / "run") if r["kind"] == "skipped"]
+    assert skipped == [5, 6, 7, 8, 9]
+    assert newest_good(tmp_path / "run" / "checkpoints").name == "step-00000003"
+
+
+def test_a_time_budget_ends_decayed_and_on_time(shards_folder, tmp_path):
+    started = time.monotonic()
+    done = train(settings(shards_folder, tmp_path / "run", budget="6 s", checkpoint_every=0, eval_every=0))
+    assert 4 < time.monotonic() - started < 9
+    rows = [r for r in log.read_metrics(tmp_path / "run") if r["kind"] == "train"]
+    assert rows[-1]["step"] == done["step"]
+    assert rows[-1]["learning_rate"] < 0.1 * max(r["learning_rate"] for r in rows)
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert plan["versions"][-1]["total_steps"] == done["step"]
+
+
+def test_recorded_revisions_are_repeated_on_resume(shards_folder, tmp_path, monkeypatch):
+    config = settings(shards_folder, tmp_path / "run", budget="6 s", checkpoint_every=7, eval_every=0)
+    stopped_after(monkeypatch, config, 30)
+    before = json.loads((tmp_path / "run" / "plan.json").read_text())["versions"]
+    train(config, resume=True)
+    after = json.loads((tmp_path / "run" / "plan.json").read_text())["versions"]
+    assert after[: len(before)] == before
+
+
+def command(config: TrainConfig, folder: Path, *flags: str) -> list[str]:
+    toml = folder / "config.toml"
+    toml.write_text(to_toml(config))
+    return [sys.executable, "-m", "danlu", "train", str(toml), "--json", *flags]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_resume_continues_bit_for_bit(shards_folder, tmp_path, number):
+    straight = train(settings(shards_folder, tmp_path / "a", "150 steps", checkpoint_every=0, eval_every=0))
+    config = settings(shards_folder, tmp_path / "b", "150 steps", checkpoint_every=0, eval_every=0)
+    process = subprocess.Popen(
+        command(config, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "b" / "metrics.jsonl"
+    while not metrics.is_file() or metrics.read_text().count('"train"') < 20:
+        time.sleep(0.01)
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in out
+    assert "Traceback" not in err
+    stopped = json.loads(out.splitlines()[-1])
+    assert 20 <= stopped["step"] < 150
+    done = train(config, resume=True)
+    assert done["resumed_at"] == stopped["step"]
+    assert_same_run(straight, done)
+
+
+@pytest.mark.slow
+def test_kill_at_random_moments_changes_nothing(shards_folder, tmp_path):
+    """SIGKILL a run again and again, resume each time, and end with the uninterrupted run's bits."""
+    straight = train(settings(shards_folder, tmp_path / "a", "150 steps", checkpoint_every=2, eval_every=50))
+    config = settings(shards_folder, tmp_path / "b", "150 steps", checkpoint_every=2, eval_every=50)
+    rng, kills, resumed = random.Random(0), 0, set()
+    for _ in range(40):
+        process = subprocess.Popen(
+            command(config, tmp_path, "--resume"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            out, _ = process.communicate(timeout=rng.uniform(3.0, 5.0))
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            newest = newest_good(tmp_path / "b" / "checkpoints")
+            resumed.add(newest.name if newest else None)
+    done = json.loads(out.splitlines()[-1])
+    assert kills >= 1
+    assert len(resumed) >= 1
+    assert done["resumed_at"] is not None
+    assert done["step"] == 150
+    assert_same_run(straight, done)
+
+
+def test_the_command_trains_and_prints_one_json_object(shards_folder, tmp_path, capsys):
+    (tmp_path / "config.toml").write_text(to_toml(settings(shards_folder, tmp_path / "run", "2 steps")))
+    assert main(["train", str(tmp_path / "config.toml"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    keys = {
+        "run",
+        "checkpoint",
+        "best",
+        "step",
+        "resumed_at",
+        "tokens",
+        "loss_nats_per_token",
+        "bits_per_char",
+        "seconds",
+    }
+    assert keys <= result.keys()
+    assert main(["train", str(tmp_path / "run"), "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
+
+
+def test_an_unwritable_folder_is_one_line(shards_folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "config.toml").write_text(
+        to_toml(settings(shards_folder, tmp_path / "file" / "run", "2 steps"))
+    )
+    assert main(["train", str(tmp_path / "config.toml")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
