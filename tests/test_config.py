@@ -85,9 +85,7 @@ def test_a_file_lies_over_its_preset_and_flags_over_the_file(tmp_path):
         'preset = "nano"\nseed = 3\n[optim]\nlr = 0.5\n'
         "[[schedule.stretches]]\nuntil=0.5\nwindow=128\nbatch_tokens=512\n"
     )
-    config = read_config(
-        TrainConfig, read_tables(str(path)), ["--optim.clip", "2.0", "--data", "there"], "test"
-    )
+    config = read_config(TrainConfig, read_tables(str(path)), ["--optim.clip", "2.0", "--data", "there"], "test")
     assert (config.seed, config.optim.lr, config.optim.clip, config.preset) == (3, 0.5, 2.0, "nano")
     assert str(config.data) == "there"
     assert config.model.hidden_size == read_tables("nano")["model"]["hidden_size"]

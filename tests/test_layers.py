@@ -37,9 +37,7 @@ def imports_of(path: Path) -> list[str]:
             found += [alias.name for alias in node.names if alias.name.startswith("danlu")]
         elif isinstance(node, ast.ImportFrom) and node.module == "danlu":
             found += [
-                f"danlu.{a.name}"
-                if (SOURCE / a.name).exists() or (SOURCE / f"{a.name}.py").exists()
-                else "danlu"
+                f"danlu.{a.name}" if (SOURCE / a.name).exists() or (SOURCE / f"{a.name}.py").exists() else "danlu"
                 for a in node.names
             ]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("danlu."):
@@ -63,9 +61,5 @@ def test_imports_point_one_way():
 
 
 def test_every_room_has_its_row():
-    rooms = {
-        p.name.removesuffix(".py")
-        for p in SOURCE.iterdir()
-        if p.suffix == ".py" or (p / "__init__.py").exists()
-    }
+    rooms = {p.name.removesuffix(".py") for p in SOURCE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
     assert rooms - {"__pycache__"} == set().union(*ROWS)

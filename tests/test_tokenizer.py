@@ -10,8 +10,25 @@ from danlu.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
 
 MINIMIND = Path(__file__).parent / "data" / "minimind_tokenizer"
 HOSTILE = [
-    "", " ", "\n\n", "a", "珠穆朗玛峰是", "<|im_end|>", "<|endoftext|>x", "<s>a</s>", "\0\x01\x7f", "👨‍👩‍👧‍👦🇨🇳", "e\u0301",
-    "１２３ＡＢＣ", "  two  spaces  ", "\r\n\t", "I'm don't WE'LL", "\ufeff\u200b\u2028", "𠀀𪛖", "ﷺ", "<|im_start|>user\n",
+    "",
+    " ",
+    "\n\n",
+    "a",
+    "珠穆朗玛峰是",
+    "<|im_end|>",
+    "<|endoftext|>x",
+    "<s>a</s>",
+    "\0\x01\x7f",
+    "👨‍👩‍👧‍👦🇨🇳",
+    "e\u0301",
+    "１２３ＡＢＣ",
+    "  two  spaces  ",
+    "\r\n\t",
+    "I'm don't WE'LL",
+    "\ufeff\u200b\u2028",
+    "𠀀𪛖",
+    "ﷺ",
+    "<|im_start|>user\n",
 ]
 
 

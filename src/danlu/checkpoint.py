@@ -39,7 +39,9 @@ def save_checkpoint(
     folder: Path, model: Model, tokenizer: Tokenizer | None = None, trainer: TrainerState | None = None
 ) -> None:
     """Write a checkpoint folder. Raises OutputError where it exists, cannot be written, or the disk is full."""
-    ids = {"eos_token_id": tokenizer.eos_id, "bos_token_id": None, "pad_token_id": tokenizer.eos_id} if tokenizer else {}
+    ids = (
+        {"eos_token_id": tokenizer.eos_id, "bos_token_id": None, "pad_token_id": tokenizer.eos_id} if tokenizer else {}
+    )
     with storage.new_folder(folder) as scratch:
         _write_json(scratch / CONFIG, model.hf_config() | ids)
         sampling = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}

@@ -87,15 +87,15 @@ class Qwen3Config(Table):
     """The default family: Qwen3's mathematics and names (RMSNorm, RoPE, QK-norm, SwiGLU, GQA, tied)."""
 
     model_type: Literal["qwen3"] = "qwen3"
-    hidden_size: int = Field(256, gt=0, description="width of the residual stream")
-    num_hidden_layers: int = Field(6, gt=0, description="blocks")
-    num_attention_heads: int = Field(4, gt=0, description="query heads")
-    num_key_value_heads: int = Field(4, gt=0, description="key and value heads; divides the query heads")
-    head_dim: int = Field(64, gt=0, multiple_of=2, description="channels of one head; even, for RoPE")
-    intermediate_size: int = Field(768, gt=0, description="width of the SwiGLU feed-forward")
-    rope_theta: float = Field(10_000.0, gt=0, description="base of the rotary angles")
-    rms_norm_eps: float = Field(1e-6, gt=0, description="added to the mean square in RMSNorm")
-    tie_word_embeddings: bool = Field(True, description="one matrix for the embedding and the output layer")
+    hidden_size: int = Field(default=256, gt=0, description="width of the residual stream")
+    num_hidden_layers: int = Field(default=6, gt=0, description="blocks")
+    num_attention_heads: int = Field(default=4, gt=0, description="query heads")
+    num_key_value_heads: int = Field(default=4, gt=0, description="key and value heads; divides the query heads")
+    head_dim: int = Field(default=64, gt=0, multiple_of=2, description="channels of one head; even, for RoPE")
+    intermediate_size: int = Field(default=768, gt=0, description="width of the SwiGLU feed-forward")
+    rope_theta: float = Field(default=10_000.0, gt=0, description="base of the rotary angles")
+    rms_norm_eps: float = Field(default=1e-6, gt=0, description="added to the mean square in RMSNorm")
+    tie_word_embeddings: bool = Field(default=True, description="one matrix for the embedding and the output layer")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Qwen3Config:
@@ -111,22 +111,19 @@ class ArticleConfig(Table):
     """The article's family: sinusoidal positions, small separate heads, post-LayerNorm, ReLU, untied."""
 
     model_type: Literal["danlu_article"] = "danlu_article"
-    hidden_size: int = Field(512, gt=0, multiple_of=2, description="width of the residual stream")
-    num_hidden_layers: int = Field(8, gt=0, description="blocks")
-    num_attention_heads: int = Field(16, gt=0, description="heads; divides hidden_size")
+    hidden_size: int = Field(default=512, gt=0, multiple_of=2, description="width of the residual stream")
+    num_hidden_layers: int = Field(default=8, gt=0, description="blocks")
+    num_attention_heads: int = Field(default=16, gt=0, description="heads; divides hidden_size")
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="share dropped of attention weights and both sub-layers' outputs"
+        default=0.1, ge=0, lt=1, description="share dropped of attention weights and both sub-layers' outputs"
     )
-    initialization: Literal["xavier", "torch"] = Field(
-        "xavier", description="torch: the layers' own defaults"
-    )
+    initialization: Literal["xavier", "torch"] = Field(default="xavier", description="torch: the layers' own defaults")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ArticleConfig:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} does not divide "
-                f"hidden_size {self.hidden_size}"
+                f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}"
             )
         return self
 
@@ -138,16 +135,16 @@ class OptimConfig(Table):
     """Muon for the matrices of the blocks, AdamW for the rest; or AdamW for all."""
 
     name: Literal["muon", "adamw"] = Field(
-        "muon", description="muon (AdamW for what is no matrix) or adamw for all"
+        default="muon", description="muon (AdamW for what is no matrix) or adamw for all"
     )
-    lr: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
-    muon_lr: float = Field(0.02, gt=0, description="peak learning rate of Muon")
-    betas: tuple[float, float] = Field((0.9, 0.95), strict=False, description="AdamW's decay rates")
-    eps: float = Field(1e-8, gt=0, description="AdamW's epsilon")
-    momentum: float = Field(0.95, ge=0, lt=1, description="Muon's momentum")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay, times the learning rate")
-    decay_all: bool = Field(False, description="decay vectors and biases too, as the article does")
-    clip: float = Field(1.0, ge=0, description="largest global gradient norm; 0 does not clip")
+    lr: float = Field(default=3e-3, gt=0, description="peak learning rate of AdamW")
+    muon_lr: float = Field(default=0.02, gt=0, description="peak learning rate of Muon")
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), strict=False, description="AdamW's decay rates")
+    eps: float = Field(default=1e-8, gt=0, description="AdamW's epsilon")
+    momentum: float = Field(default=0.95, ge=0, lt=1, description="Muon's momentum")
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay, times the learning rate")
+    decay_all: bool = Field(default=False, description="decay vectors and biases too, as the article does")
+    clip: float = Field(default=1.0, ge=0, description="largest global gradient norm; 0 does not clip")
 
 
 class StretchConfig(Table):
@@ -162,54 +159,54 @@ class ScheduleConfig(Table):
     """The learning rate over the run: linear warm-up, then the shape, down to a floor."""
 
     shape: Literal["wsd", "linear", "cosine", "constant"] = Field(
-        "wsd", description="wsd: warm-up, stable, decay"
+        default="wsd", description="wsd: warm-up, stable, decay"
     )
-    warmup_steps: int = Field(40, ge=0, description="steps of linear warm-up")
-    decay: float = Field(0.5, gt=0, le=1, description="share of all steps in wsd's decay")
-    floor: float = Field(0.0, ge=0, lt=1, description="share of the peak that the rate ends at")
+    warmup_steps: int = Field(default=40, ge=0, description="steps of linear warm-up")
+    decay: float = Field(default=0.5, gt=0, le=1, description="share of all steps in wsd's decay")
+    floor: float = Field(default=0.0, ge=0, lt=1, description="share of the peak that the rate ends at")
     stretches: tuple[StretchConfig, ...] = Field(
-        (), strict=False, description="shorter windows, smaller batches first"
+        default=(), strict=False, description="shorter windows, smaller batches first"
     )
 
 
 class DeviceConfig(Table):
     """Where and how to compute; what is `auto` or 0 is measured at the start and recorded in the plan."""
 
-    name: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, then mps, then cpu")
+    name: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="auto: cuda, then mps, then cpu")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: a short timed matrix product decides"
+        default="auto", description="auto: a short timed matrix product decides"
     )
-    threads: int = Field(0, ge=0, description="CPU threads; 0: the physical cores")
-    micro_batch_tokens: int = Field(0, ge=0, description="tokens computed at once; 0: chosen at the start")
-    compile: bool = Field(False, description="torch.compile the model")
-    deterministic: bool = Field(False, description="CUDA: only deterministic kernels, for bit-exact resume")
+    threads: int = Field(default=0, ge=0, description="CPU threads; 0: the physical cores")
+    micro_batch_tokens: int = Field(default=0, ge=0, description="tokens computed at once; 0: chosen at the start")
+    compile: bool = Field(default=False, description="torch.compile the model")
+    deterministic: bool = Field(default=False, description="CUDA: only deterministic kernels, for bit-exact resume")
 
 
 class TrainConfig(Table):
     """A training run. Every key has a default but `data`."""
 
-    preset: str | None = Field(None, description="named recipe this run started from")
-    data: Path | None = Field(None, strict=False, description="shard folder that `danlu prepare` made")
-    out: Path = Field(Path("run"), strict=False, description="run folder to make")
-    init: Path | None = Field(None, strict=False, description="checkpoint folder to start from")
+    preset: str | None = Field(default=None, description="named recipe this run started from")
+    data: Path | None = Field(default=None, strict=False, description="shard folder that `danlu prepare` made")
+    out: Path = Field(default=Path("run"), strict=False, description="run folder to make")
+    init: Path | None = Field(default=None, strict=False, description="checkpoint folder to start from")
     budget: str = Field(
-        "10 min", description='how long: "300 steps", "20M tokens", "2 epochs", "10 min", "8 h"'
+        default="10 min", description='how long: "300 steps", "20M tokens", "2 epochs", "10 min", "8 h"'
     )
-    seed: int = Field(0, ge=0, description="of initialisation, shuffling and dropout")
-    context: int = Field(512, gt=1, description="longest window, in tokens")
-    batch_tokens: int = Field(4096, gt=0, description="tokens a step; a multiple of context")
+    seed: int = Field(default=0, ge=0, description="of initialisation, shuffling and dropout")
+    context: int = Field(default=512, gt=1, description="longest window, in tokens")
+    batch_tokens: int = Field(default=4096, gt=0, description="tokens a step; a multiple of context")
     packing: Packing = Field(
-        "packed", description="packed: windows over the joined documents; padded: a document a row"
+        default="packed", description="packed: windows over the joined documents; padded: a document a row"
     )
-    document_mask: bool = Field(False, description="packed: attend only within a document")
-    eval_every: int = Field(0, ge=0, description="steps between evaluations; 0: ten over the run")
-    eval_tokens: int = Field(32_768, gt=0, description="validation tokens of an evaluation during the run")
-    checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: ten over the run")
-    keep_checkpoints: int = Field(2, gt=0, description="checkpoints kept, besides the best")
+    document_mask: bool = Field(default=False, description="packed: attend only within a document")
+    eval_every: int = Field(default=0, ge=0, description="steps between evaluations; 0: ten over the run")
+    eval_tokens: int = Field(default=32_768, gt=0, description="validation tokens of an evaluation during the run")
+    checkpoint_every: int = Field(default=0, ge=0, description="steps between checkpoints; 0: ten over the run")
+    keep_checkpoints: int = Field(default=2, gt=0, description="checkpoints kept, besides the best")
     prompts: tuple[str, ...] = Field(
-        ("珠穆朗玛峰是",), strict=False, description="continued at every evaluation"
+        default=("珠穆朗玛峰是",), strict=False, description="continued at every evaluation"
     )
-    sample_tokens: int = Field(60, ge=0, description="tokens of each such continuation; 0: none")
+    sample_tokens: int = Field(default=60, ge=0, description="tokens of each such continuation; 0: none")
     model: Annotated[ModelConfig, Field(discriminator="model_type")] = Qwen3Config()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -233,15 +230,10 @@ class TrainConfig(Table):
     def _batches_fit(self) -> TrainConfig:
         for where, window, batch_tokens in [
             ("", self.context, self.batch_tokens),
-            *(
-                (f"schedule.stretches.{i}.", s.window, s.batch_tokens)
-                for i, s in enumerate(self.schedule.stretches)
-            ),
+            *((f"schedule.stretches.{i}.", s.window, s.batch_tokens) for i, s in enumerate(self.schedule.stretches)),
         ]:
             if batch_tokens % self.context:
-                raise ValueError(
-                    f"{where}batch_tokens {batch_tokens:,} is no multiple of context {self.context:,}"
-                )
+                raise ValueError(f"{where}batch_tokens {batch_tokens:,} is no multiple of context {self.context:,}")
             if self.context % window:
                 raise ValueError(f"{where}window {window:,} does not divide context {self.context:,}")
         untils = [s.until for s in self.schedule.stretches]
@@ -266,8 +258,7 @@ def read_preset(name: str) -> dict[str, Any]:
     """Return a preset's tables. Raises ConfigError, with a suggestion, for an unknown name."""
     if name not in preset_names():
         raise ConfigError(
-            f"preset {name!r}: there is none{_suggest(name, preset_names())}. "
-            f"Known: {', '.join(preset_names())}"
+            f"preset {name!r}: there is none{_suggest(name, preset_names())}. Known: {', '.join(preset_names())}"
         )
     text = (resources.files("danlu") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     return {**tomllib.loads(text), "preset": name}
@@ -284,12 +275,12 @@ def read_tables(source: str) -> dict[str, Any]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}). "
-            f"Name a TOML file or a preset: {', '.join(preset_names())}"
+            f"{path}: cannot be read ({error.strerror}). Name a TOML file or a preset: {', '.join(preset_names())}"
         ) from None
     except ValueError as error:
         raise ConfigError(f"{path}: is no valid TOML ({error})") from None
-    base = read_preset(tables["preset"]) if isinstance(tables.get("preset"), str) else {}
+    preset = tables.get("preset")
+    base = read_preset(preset) if isinstance(preset, str) else {}
     return merge(base, tables)
 
 
@@ -298,12 +289,15 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
-        both = isinstance(below, dict) and isinstance(value, dict)
-        if both and below.get("model_type") == value.get("model_type", below.get("model_type")):
+        if isinstance(below, dict) and isinstance(value, dict) and _same_family(below, value):
             result[key] = merge(below, value)
         else:
             result[key] = value
     return result
+
+
+def _same_family(below: dict[str, Any], over: dict[str, Any]) -> bool:
+    return over.get("model_type") in (None, below.get("model_type"))
 
 
 def check(config_class: type[C], tables: dict[str, Any], where: str) -> C:
@@ -353,9 +347,7 @@ def _one_line(box: str) -> str:
         line
         for line in lines
         if line
-        and not line.startswith(
-            ("For full helptext", "Unrecognized options", "Parsing error", "Required options")
-        )
+        and not line.startswith(("For full helptext", "Unrecognized options", "Parsing error", "Required options"))
     ]
     unknown = [line for line in box.splitlines() if "Unrecognized options:" in line]
     first = [line.strip("│ ") for line in unknown] + words

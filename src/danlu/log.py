@@ -122,9 +122,7 @@ def progress(unit: str = "") -> Iterator[Progress]:
         yield bar
 
 
-def track(
-    items: Iterable[Item], description: str, total: int | None = None, unit: str = ""
-) -> Iterator[Item]:
+def track(items: Iterable[Item], description: str, total: int | None = None, unit: str = "") -> Iterator[Item]:
     """Yield the items, showing progress on stderr."""
     with progress(unit) as bar:
         task = bar.add_task(description, total=total, note="")

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,13 @@ def fsync(path: Path) -> None:
 
 
 @contextmanager
-def clear_errors(path: Path) -> Iterator[None]:
+def clear_errors(path: Path) -> Generator[None]:
     """Turn the system's write errors under `path` into one clear OutputError."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(
-                f"{path}: no space left on the disk. Free some, then run the command again"
-            ) from error
+            raise OutputError(f"{path}: no space left on the disk. Free some, then run the command again") from error
         if error.errno in (
             errno.EACCES,
             errno.EPERM,
@@ -93,7 +91,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def new_folder(final: Path, manifest: dict[str, Any] | None = None, replace: bool = False) -> Iterator[Path]:
+def new_folder(final: Path, manifest: dict[str, Any] | None = None, replace: bool = False) -> Generator[Path]:
     """Yield a scratch folder beside `final`; put it in place, with its manifest, only if the block succeeds.
 
     `manifest` adds keys to the manifest's own `files`; the block may still fill it. Raises OutputError where
@@ -163,9 +161,7 @@ def verify(
         if not path.is_file():
             raise error(f"{path}: is missing, though {MANIFEST} lists it")
         if path.stat().st_size != expected["bytes"]:
-            raise error(
-                f"{path}: has {path.stat().st_size:,} bytes, not the {expected['bytes']:,} that were written"
-            )
+            raise error(f"{path}: has {path.stat().st_size:,} bytes, not the {expected['bytes']:,} that were written")
         if contents and sha256_of(path) != expected["sha256"]:
             raise error(f"{path}: was altered after it was written (sha256 differs from {MANIFEST})")
     return manifest

@@ -39,9 +39,7 @@ def test_both_editions_wrappers_come_off_and_a_line_stays_one_document(text, exp
     assert cleaned(text) == [expected]
 
 
-@pytest.mark.parametrize(
-    "text", ["HTML 的 <s>删除线</s> 标签", "记号 <|im_end|> 的意思", "一 <|im_start|> 二"]
-)
+@pytest.mark.parametrize("text", ["HTML 的 <s>删除线</s> 标签", "记号 <|im_end|> 的意思", "一 <|im_start|> 二"])
 def test_a_mark_that_a_text_is_about_stays(text):
     assert cleaned(text) == [text]
 

@@ -274,9 +274,7 @@ def test_a_file_that_may_not_be_read_is_an_error(write, capsys):
 
 
 @pytest.mark.parametrize(("module", "name"), [("pyarrow", "a.parquet"), ("zstandard", "a.jsonl.zst")])
-def test_a_missing_package_is_named_with_the_command_that_installs_it(
-    write, capsys, monkeypatch, module, name
-):
+def test_a_missing_package_is_named_with_the_command_that_installs_it(write, capsys, monkeypatch, module, name):
     path = write(name, zst(JSONL) if name.endswith("zst") else b"PAR1")
     monkeypatch.setitem(sys.modules, module, None)  # what Python itself does to block an import
     assert cli.main(["stats", str(path)]) == 2

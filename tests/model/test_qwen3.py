@@ -14,15 +14,18 @@ SHAPES = {
     "plain": {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16},
     "grouped": {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16},
     "wide_heads": {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 48},
-    "untied": {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": False},
+    "untied": {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "tie_word_embeddings": False,
+    },
 }
 
 
 def pair(shape: str, vocab_size=131, context=300):
     """Make danlu's model and transformers' with the same random weights, norms and zero projections included."""
-    config = Qwen3Config(
-        hidden_size=64, num_hidden_layers=3, intermediate_size=96, rope_theta=5_000.0, **SHAPES[shape]
-    )
+    config = Qwen3Config(hidden_size=64, num_hidden_layers=3, intermediate_size=96, rope_theta=5_000.0, **SHAPES[shape])
     ours = build_model(config, vocab_size, context, seed=1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -115,7 +118,10 @@ def test_initial_weights_depend_on_the_seed_alone():
     torch.manual_seed(5)
     first = build_model(config, 50, 16, seed=7).state_dict()
     torch.manual_seed(6)
-    again, other = build_model(config, 50, 16, seed=7).state_dict(), build_model(config, 50, 16, seed=8).state_dict()
+    again, other = (
+        build_model(config, 50, 16, seed=7).state_dict(),
+        build_model(config, 50, 16, seed=8).state_dict(),
+    )
     assert all(torch.equal(again[k], v) for k, v in first.items())
     assert not torch.equal(other["model.embed_tokens.weight"], first["model.embed_tokens.weight"])
 

@@ -19,9 +19,7 @@ MACHINE = Machine("cpu", "fp32", 1, 1e9, 512)
 def test_linear_equals_the_articles_schedule():
     config = ScheduleConfig(shape="linear", warmup_steps=3)
     expected = json.loads(GOLDEN.read_text())["lrs"]
-    assert [0.005 * schedule.rate_factor(config, 24, s) for s in range(24)] == pytest.approx(
-        expected, abs=1e-12
-    )
+    assert [0.005 * schedule.rate_factor(config, 24, s) for s in range(24)] == pytest.approx(expected, abs=1e-12)
 
 
 def test_wsd_rises_holds_and_ends_at_the_floor():

@@ -69,9 +69,7 @@ def test_a_step_that_is_not_finite_changes_nothing(bad):
     batch = ragged_batch()
     result = train_step(model, optimizer, NextToken(), [batch], 25, 1.0)
     assert result.skipped
-    assert all(
-        torch.equal(value, before[name]) or name == "head.bias" for name, value in model.state_dict().items()
-    )
+    assert all(torch.equal(value, before[name]) or name == "head.bias" for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert not optimizer.tensors()
 

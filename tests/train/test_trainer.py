@@ -60,11 +60,7 @@ def assert_same_run(a, b):
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     losses = [
-        [
-            (r["step"], r["loss_nats_per_token"])
-            for r in log.read_metrics(Path(x["run"]))
-            if r["kind"] == "train"
-        ]
+        [(r["step"], r["loss_nats_per_token"]) for r in log.read_metrics(Path(x["run"])) if r["kind"] == "train"]
         for x in (a, b)
     ]
     assert losses[0] == losses[1]
@@ -243,9 +239,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(whole, shards_folder, tmp_pa
     assert_same_run(whole, done)
 
 
-def test_losses_that_are_not_finite_stop_the_run_with_the_last_good_checkpoint(
-    shards_folder, tmp_path, monkeypatch
-):
+def test_losses_that_are_not_finite_stop_the_run_with_the_last_good_checkpoint(shards_folder, tmp_path, monkeypatch):
     from danlu.train import trainer
 
     original, calls = trainer.train_step, []
@@ -259,9 +253,7 @@ def test_losses_that_are_not_finite_stop_the_run_with_the_last_good_checkpoint(
 
     monkeypatch.setattr(trainer, "train_step", poisoned)
     with pytest.raises(TrainingError, match=r"step 9: 5 steps in a row.*step-00000003"):
-        train(
-            settings(shards_folder, tmp_path / "run", budget="30 steps", checkpoint_every=3, eval_every=100)
-        )
+        train(settings(shards_folder, tmp_path / "run", budget="30 steps", checkpoint_every=3, eval_every=100))
     skipped = [r["step"] for r in log.read_metrics(tmp_path / "run") if r["kind"] == "skipped"]
     assert skipped == [5, 6, 7, 8, 9]
     assert newest_good(tmp_path / "run" / "checkpoints").name == "step-00000003"
@@ -297,9 +289,7 @@ def command(config: TrainConfig, folder: Path, *flags: str) -> list[str]:
 def test_a_signal_saves_and_resume_continues_bit_for_bit(shards_folder, tmp_path, number):
     straight = train(settings(shards_folder, tmp_path / "a", "150 steps", checkpoint_every=0, eval_every=0))
     config = settings(shards_folder, tmp_path / "b", "150 steps", checkpoint_every=0, eval_every=0)
-    process = subprocess.Popen(
-        command(config, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command(config, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "b" / "metrics.jsonl"
     while not metrics.is_file() or metrics.read_text().count('"train"') < 20:
         time.sleep(0.01)
@@ -368,8 +358,6 @@ def test_the_command_trains_and_prints_one_json_object(shards_folder, tmp_path, 
 
 def test_an_unwritable_folder_is_one_line(shards_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    (tmp_path / "config.toml").write_text(
-        to_toml(settings(shards_folder, tmp_path / "file" / "run", "2 steps"))
-    )
+    (tmp_path / "config.toml").write_text(to_toml(settings(shards_folder, tmp_path / "file" / "run", "2 steps")))
     assert main(["train", str(tmp_path / "config.toml")]) == 2
     assert capsys.readouterr().err.startswith("error: ")

@@ -64,7 +64,11 @@ def demo(options: Options) -> dict[str, Any]:
         "report": str(options.out / "run" / "report.html"),
         "baselines": baselines,
     }
-    return {**result, **_judge(options, shards, tokenizer, Path(done["checkpoint"])), "seconds": _since(started)}
+    return {
+        **result,
+        **_judge(options, shards, tokenizer, Path(done["checkpoint"])),
+        "seconds": _since(started),
+    }
 
 
 def _data(out: Path) -> tuple[Shards, Tokenizer]:
@@ -172,6 +176,6 @@ def _text(result: dict[str, Any]) -> str:
             "try next:",
             f"  danlu generate {checkpoint} 今天天气",
             f"  danlu summary {checkpoint}",
-            f"  danlu train nano --data {result['data']} --out longer --budget \"30 min\"",
+            f'  danlu train nano --data {result["data"]} --out longer --budget "30 min"',
         ]
     )

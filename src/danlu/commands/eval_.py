@@ -74,9 +74,7 @@ def run(argv: list[str]) -> int:
     return finish(result, _text(result), options.json)
 
 
-def _score(
-    options: Options, candidate: Candidate, window: int, characters: int
-) -> tuple[Score, dict[str, str]]:
+def _score(options: Options, candidate: Candidate, window: int, characters: int) -> tuple[Score, dict[str, str]]:
     from danlu.evaluate.loss import score_texts
     from danlu.train import devices
 
@@ -91,9 +89,7 @@ def _score(
     return score, {"device": machine.device, "precision": machine.precision}
 
 
-def texts_of(
-    options: SourceOptions, sources: Sequence[str], split: str, progress: str | None = None
-) -> Iterator[str]:
+def texts_of(options: SourceOptions, sources: Sequence[str], split: str, progress: str | None = None) -> Iterator[str]:
     """Yield the raw texts of sources; of a shard folder, those of one split. `progress` names a bar."""
     from danlu.data.shards import open_shards
     from danlu.evaluate import baselines
@@ -116,9 +112,7 @@ def _baselines(options: Options, path: Path) -> dict[str, Any]:
 
     training = options.train_text or _run_shards(path)
     if not training:
-        log.say(
-            f"no baselines: {path} lies in no run whose shards are here. Name the training text: --train-text"
-        )
+        log.say(f"no baselines: {path} lies in no run whose shards are here. Name the training text: --train-text")
         return {}
     return baselines.measure(
         texts_of(options, training, "train", "bigrams"), texts_of(options, options.sources, "validation")
@@ -150,9 +144,6 @@ def _text(result: dict[str, Any]) -> str:
             f"{result['loss_nats_per_token']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte",
             "",
             "bits per character (lower is better)",
-            *(
-                f"  {name:<{width}} {bits:8.4f}"
-                for name, bits in sorted(rows.items(), key=lambda row: row[1])
-            ),
+            *(f"  {name:<{width}} {bits:8.4f}" for name, bits in sorted(rows.items(), key=lambda row: row[1])),
         ]
     )

@@ -51,9 +51,7 @@ def run(argv: list[str]) -> int:
     from danlu.infer.sampling import Sampling
     from danlu.train.devices import DTYPES
 
-    sampling = Sampling(
-        options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty
-    )
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty)
     tokenizer, model = load_tokenizer(folder), load_model(folder)
     model.compute_dtype = DTYPES[options.precision]
     streamed = options.samples == 1 and not options.json

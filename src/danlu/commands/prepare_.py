@@ -39,7 +39,9 @@ class Options(SourceOptions):
 def run(argv: list[str]) -> int:
     """Parse, prepare (or find it done already), print."""
     options = parse_flags(Options, argv, "danlu prepare")
-    folder = required(options.tokenizer, "--tokenizer", "name its folder, or make one: danlu tokenizer train SRC --out DIR")
+    folder = required(
+        options.tokenizer, "--tokenizer", "name its folder, or make one: danlu tokenizer train SRC --out DIR"
+    )
     out = required(options.out, "--out", "name the shard folder to make")
     if not 0 < options.validation_share < 1:
         raise ConfigError(f"--validation-share {options.validation_share:g}: give a share between 0 and 1")
@@ -69,7 +71,13 @@ def prepare_sources(options: Options, folder: Path, out: Path) -> tuple[dict[str
 
     tokenizer = Tokenizer.load(folder)
     corpus = options.corpus(options.sources)
-    settings = [corpus.fingerprint(), tokenizer.fingerprint, options.validation_share, options.min_chars, options.dedup]
+    settings = [
+        corpus.fingerprint(),
+        tokenizer.fingerprint,
+        options.validation_share,
+        options.min_chars,
+        options.dedup,
+    ]
     inputs = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     if (out / storage.MANIFEST).is_file():
         shards = open_shards(out)

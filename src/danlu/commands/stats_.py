@@ -51,10 +51,7 @@ def _text(result: dict[str, Any]) -> str:
         ("lengths", "  ".join(f"{name} {value:,}" for name, value in result["percentiles"].items())),
     ]
     most = max((b["documents"] for b in result["histogram"]), default=1)
-    bars = [
-        f"  ≤ {b['up_to']:>9,}  {_bar(b['documents'] / most)} {b['documents']:>9,}"
-        for b in result["histogram"]
-    ]
+    bars = [f"  ≤ {b['up_to']:>9,}  {_bar(b['documents'] / most)} {b['documents']:>9,}" for b in result["histogram"]]
     openings = [f"  {o['count']:>9,}  {o['opening']!r}" for o in result["common_openings"]]
     return "\n".join(
         [

@@ -11,9 +11,8 @@ from danlu.config import TrainConfig, read_config, read_tables
 from danlu.errors import CheckpointError, ConfigError, TokenizerError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from danlu.data.shards import Shards
+    from danlu.model import Model
     from danlu.tokenizer import Tokenizer
     from danlu.train.trainer import Sample
 
@@ -63,9 +62,7 @@ def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
     from danlu.train.trainer import Trainer
 
     if config.data is None:
-        raise ConfigError(
-            "data: no shard folder is named. Make one with danlu prepare, then pass --data FOLDER"
-        )
+        raise ConfigError("data: no shard folder is named. Make one with danlu prepare, then pass --data FOLDER")
     shards = open_shards(config.data)
     tokenizer = Tokenizer.load(shards.tokenizer_folder)
     model = _model(config, shards, tokenizer)
@@ -86,7 +83,7 @@ def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
     return asdict(trainer.fit())
 
 
-def _model(config: TrainConfig, shards: Shards, tokenizer: Tokenizer) -> nn.Module:
+def _model(config: TrainConfig, shards: Shards, tokenizer: Tokenizer) -> Model:
     from danlu.checkpoint import load_model, load_tokenizer
     from danlu.model import build_model
     from danlu.train.devices import seed_for
@@ -109,15 +106,13 @@ def _model(config: TrainConfig, shards: Shards, tokenizer: Tokenizer) -> nn.Modu
 def _sampler(config: TrainConfig, tokenizer: Tokenizer) -> Sample:
     from danlu.infer.engine import generate
 
-    def sample(model: nn.Module) -> list[tuple[str, str]]:
+    def sample(model: Model) -> list[tuple[str, str]]:
         if not config.sample_tokens:
             return []
         return [
             (
                 prompt,
-                generate(
-                    model, tokenizer, prompt, max_new_tokens=config.sample_tokens, seed=config.seed
-                ).texts[0],
+                generate(model, tokenizer, prompt, max_new_tokens=config.sample_tokens, seed=config.seed).texts[0],
             )
             for prompt in config.prompts
         ]

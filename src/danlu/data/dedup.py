@@ -55,8 +55,6 @@ class ExactDedup:
     def _grow(self) -> None:
         old = self._slots[self._slots != 0]
         self._slots, self._count = np.zeros(2 * len(self._slots), dtype=np.uint64), 0
-        for start in range(
-            0, len(old), _FIRST_SLOTS
-        ):  # a list of all of them would weigh more than the table
+        for start in range(0, len(old), _FIRST_SLOTS):  # a list of all of them would weigh more than the table
             for value in old[start : start + _FIRST_SLOTS].tolist():
                 self._insert(value)

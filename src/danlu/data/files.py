@@ -16,9 +16,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".txt.gz", ".txt.zst", 
 INSTALL = 'pip install -e ".[data]"'
 _MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"PAR1": ".parquet"}
 _CHUNK = 1 << 16
-_PACKED_CHUNK = (
-    1 << 10
-)  # a block of zstd takes 4 bytes or more and unpacks to at most 128 kB: 32 MB at a time
+_PACKED_CHUNK = 1 << 10  # a block of zstd takes 4 bytes or more and unpacks to at most 128 kB: 32 MB at a time
 
 
 def kind(path: Path) -> str:
@@ -29,9 +27,7 @@ def kind(path: Path) -> str:
 def expand(spec: str) -> list[Path]:
     """Return the files that a path, a folder or a glob names, sorted. Raises DataError for none."""
     if spec.startswith(("hf:", "modelscope:")):
-        raise DataError(
-            f"{spec}: fetching from a hub comes in a later version. Download the file, then name its path"
-        )
+        raise DataError(f"{spec}: fetching from a hub comes in a later version. Download the file, then name its path")
     try:
         return _expand(spec)
     except OSError as error:

@@ -78,7 +78,8 @@ def _require_both(splits: dict[str, Any], validation_share: float) -> None:
             count = sum(s["documents"] for s in splits.values())
             advice = "Give more text" if name == "train" or count < 20 else "Raise --validation-share"
             raise DataError(
-                f"the {name} split would be empty: {count:,} documents, --validation-share {validation_share:g}. {advice}"
+                f"the {name} split would be empty: {count:,} documents, --validation-share {validation_share:g}. "
+                f"{advice}"
             )
 
 

@@ -107,7 +107,9 @@ class TokenStream:
     @cached_property
     def ends(self) -> np.ndarray:
         """Return the position of every document's eos."""
-        found = [np.flatnonzero(part == self.eos_id) + start for part, start in zip(self.parts, self.starts, strict=False)]
+        found = [
+            np.flatnonzero(part == self.eos_id) + start for part, start in zip(self.parts, self.starts, strict=False)
+        ]
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
     def documents(self) -> Iterator[np.ndarray]:

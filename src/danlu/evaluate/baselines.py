@@ -59,11 +59,7 @@ class Bigrams:
     def bits(self, texts: Iterable[str]) -> float:
         """Return the bits of all texts, each scored alone."""
         return sum(
-            float(
-                -np.log2(
-                    self.probability(p >> _BITS_OF_A_CHARACTER, p & ((1 << _BITS_OF_A_CHARACTER) - 1))
-                ).sum()
-            )
+            float(-np.log2(self.probability(p >> _BITS_OF_A_CHARACTER, p & ((1 << _BITS_OF_A_CHARACTER) - 1))).sum())
             for p in _pairs_of(texts)
         )
 
@@ -84,9 +80,7 @@ def _unigrams(single: np.ndarray) -> np.ndarray:
 def _pairs_of(texts: Iterable[str]) -> Iterator[np.ndarray]:
     """Yield (character before, character) as one number each, a few million at once; texts stand alone."""
     for chunk in _chunks(texts):
-        codes = [
-            np.frombuffer(t.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.int64) for t in chunk if t
-        ]
+        codes = [np.frombuffer(t.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.int64) for t in chunk if t]
         if codes:
             before = np.concatenate([np.concatenate([[BEGIN], c[:-1]]) for c in codes])
             yield before << _BITS_OF_A_CHARACTER | np.concatenate(codes)
@@ -138,8 +132,8 @@ def xz_size(pieces: Iterable[bytes]) -> int:
 def measure(training: Iterable[str], validation: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return {name: {bits_per_char, bits, about}} of both baselines over the validation texts' characters.
 
-    Each is read once. xz's figure is the size of training and validation text compressed together, less that of
-    the training text alone; it shows its progress on stderr. Memory: the distinct pairs of characters, the
+    Each is read once. xz's figure is the size of training and validation text compressed together, less that
+    of the training text alone; it shows its progress on stderr. Memory: the distinct pairs of characters, the
     validation text, and up to 0.7 GB for each of two compressors once the training text fills xz's window.
     """
     primer = Primer()

@@ -62,9 +62,7 @@ class ForeignTokenizer:
             inner.backend_tokenizer.encode_special_tokens = True  # a literal "</s>" in a text is text
         begin = inner.eos_token_id if inner.bos_token_id is None else inner.bos_token_id
         if begin is None:
-            raise TokenizerError(
-                f"{where}: its tokenizer has neither a bos nor an eos token to begin a document with"
-            )
+            raise TokenizerError(f"{where}: its tokenizer has neither a bos nor an eos token to begin a document with")
         self.eos_id: int = begin
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -97,20 +95,14 @@ def _load_foreign(folder: Path, model_type: str) -> Candidate:
     try:
         inner = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     except Exception as error:
-        raise CheckpointError(
-            f"{folder}: transformers cannot open this model ({_first_line(error)})"
-        ) from None
+        raise CheckpointError(f"{folder}: transformers cannot open this model ({_first_line(error)})") from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise TokenizerError(
-            f"{folder}: transformers cannot open its tokenizer ({_first_line(error)})"
-        ) from None
+        raise TokenizerError(f"{folder}: transformers cannot open its tokenizer ({_first_line(error)})") from None
     entries = inner.config.vocab_size
     if len(tokenizer) > entries:
-        raise TokenizerError(
-            f"{folder}: its tokenizer has {len(tokenizer):,} entries, but its model only {entries:,}"
-        )
+        raise TokenizerError(f"{folder}: its tokenizer has {len(tokenizer):,} entries, but its model only {entries:,}")
     context = getattr(inner.config, "max_position_embeddings", None) or sys.maxsize
     window = min(context, _LONGEST_DEFAULT_WINDOW)
     return Candidate(ForeignModel(inner), ForeignTokenizer(tokenizer, folder), context, window)

@@ -121,9 +121,7 @@ def _windows(documents: Iterable[Sequence[int] | np.ndarray], eos_id: int, windo
             yield before[start : start + window], tokens[start : start + window]
 
 
-def _batches(
-    windows: Iterator[Window], eos_id: int, batch_tokens: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(windows: Iterator[Window], eos_id: int, batch_tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield ids_BT and labels_BT, the longest windows of each million tokens first."""
     for held in _gathered(windows, lambda pair: len(pair[1]), _TOKENS_SORTED_AT_ONCE):
         held.sort(key=lambda pair: -len(pair[1]))
@@ -187,9 +185,7 @@ def checked_window(window: int | None, context: int, default: int) -> int:
     if window is None:
         return default
     if not 1 <= window <= context:
-        raise ConfigError(
-            f"--window {window:,}: give at least 1 and at most the model's context, {context:,} tokens"
-        )
+        raise ConfigError(f"--window {window:,}: give at least 1 and at most the model's context, {context:,} tokens")
     return window
 
 

@@ -1,147 +1,242 @@
-"""A run's report: one HTML file that needs no network, made from what the run folder holds."""
+"""A run's report: one HTML file that needs no network, made from what the run folder holds.
+
+Texts and tables are written here, escaped; the page's own script draws the charts from numbers put
+into it. Whatever the folder does not hold yet is left out.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from danlu import log, storage
 from danlu.errors import DataError
+from danlu.evaluate.charts import Row, charts, finite, of_kind
 
-_MOST_POINTS = 1500
-
-Row = Mapping[str, Any]
+_SHOWN_APART = ("files", "splits", "dropped")
 
 
 def write_report(run: Path) -> Path:
-    """Write `run/report.html` and return its path; whatever the folder does not hold yet is left out."""
-    rows = log.read_metrics(run)
+    """Write `run/report.html` and return its path. Raises DataError where there is no such folder."""
+    if not run.is_dir():
+        raise DataError(f"{run}: there is no such run folder")
+    rows = log.read_metrics(run) if (run / log.METRICS).is_file() else []
     template = (resources.files("danlu.evaluate") / "report.html").read_text(encoding="utf-8")
-    text = (
-        json.dumps(_contents(run, rows), ensure_ascii=False)
-        .replace("<", "\\u003c")
-        .replace("\u2028", "\\u2028")
-    )
-    storage.write_text(run / "report.html", template.replace("__DATA__", text))
+    parts = {
+        "NAME": escape("/".join(run.resolve().parts[-2:])),
+        "ABOUT": escape(_about(run, rows)),
+        "HERO": _hero(run, rows),
+        "CARDS": _cards(run, rows),
+        "SAMPLES": _samples(rows),
+        "MADE": _data(run) + _machine(run, rows) + _settings(run),
+        "MEASURED": _measured(run),
+        "CHARTS": _script_json(charts(rows, _baselines(run))),
+    }
+    page = re.sub(r"__([A-Z]+)__", lambda found: parts[found[1]], template)
+    storage.write_text(run / "report.html", page)
     return run / "report.html"
 
 
-def _contents(run: Path, rows: Sequence[Row]) -> dict[str, Any]:
-    train, judged = _of(rows, "train"), _of(rows, "eval")
-    baselines = [
-        {"name": name, "y": entry["bits_per_char"]} for name, entry in _json(run / "baselines.json").items()
-    ]
+# The head: what it is, how good, how large, how long
+
+
+def _about(run: Path, rows: Sequence[Row]) -> str:
     machine = _json(run / "plan.json").get("machine", {})
-    about = [f"{machine['device']}, {machine['precision']}, {machine['threads']} threads"] if machine else []
-    about += [f"{len(_of(rows, 'skipped'))} steps skipped"] if _of(rows, "skipped") else []
-    return {
-        "name": "/".join(run.resolve().parts[-2:]),
-        "about": " · ".join(about),
-        "cards": _cards(run, train, judged, baselines),
-        "quality": [
-            _chart(
-                "Bits per character",
-                "lower is better",
-                [("validation", "s0", judged, "bits_per_char")],
-                baselines,
-            ),
-            _chart(
-                "Loss",
-                "nats per token",
-                [
-                    ("training", "s1", train, "loss_nats_per_token"),
-                    ("validation", "s0", judged, "loss_nats_per_token"),
-                ],
-            ),
-        ],
-        "course": [
-            _chart(
-                "Learning rate", "of AdamW", [("rate", "s1", train, "learning_rate")], zero=True, smooth=False
-            ),
-            _chart("Gradient norm", "before clipping", [("norm", "s1", train, "grad_norm")], zero=True),
-            _chart("Speed", "tokens per second", [("speed", "s1", train, "tokens_per_second")], zero=True),
-            _chart(
-                "Share of the machine's matrix speed", "", [("share", "s1", train, "gemm_share")], zero=True
-            ),
-        ],
-        "samples": [{k: row[k] for k in ("step", "prompt", "text")} for row in _of(rows, "sample")],
-        "made": _made(run, rows),
-    }
+    words = [machine[key] for key in ("device", "precision") if key in machine]
+    words += [f"{machine['threads']} threads"] if "threads" in machine else []
+    skipped = len(of_kind(rows, "skipped"))
+    words += [f"{skipped:,} steps skipped"] if skipped else []
+    words += [] if _json(run / "summary.json").get("finished", True) else ["not finished"]
+    return " · ".join(map(str, words))
 
 
-def _cards(
-    run: Path, train: Sequence[Row], judged: Sequence[Row], baselines: Sequence[Row]
-) -> list[dict[str, str]]:
-    cards = []
-    if judged:
-        cards.append(
-            (f"{min(row['bits_per_char'] for row in judged):.3f}", "bits per character, validation text")
-        )
-    cards += [(f"{line['y']:.3f}", f"bits per character: {line['name']}") for line in baselines]
-    parameters = _json(run / "model.json").get("parameters")
-    cards += [(f"{parameters:,}", "parameters")] if parameters else []
-    if train:
-        speeds = sorted(row["tokens_per_second"] for row in train)
-        cards += [
-            (f"{train[-1]['tokens'] / 1e6:.2f}M", "tokens seen"),
-            (f"{train[-1]['seconds'] / 60:.1f} min", f"of training, {train[-1]['step']:,} steps"),
-            (f"{speeds[len(speeds) // 2]:,.0f}", "tokens per second, median"),
-        ]
-    return [{"value": value, "label": label} for value, label in cards]
+def _hero(run: Path, rows: Sequence[Row]) -> str:
+    judged = [(row, bits) for row in of_kind(rows, "eval") if (bits := finite(row, "bits_per_char")) is not None]
+    if not judged:
+        return '<p class="note">Nothing is measured yet.</p>'
+    best_row, best = min(judged, key=lambda pair: pair[1])
+    baselines = _baselines(run)
+    first = judged[0]
+    bars = [("this model", best, "model"), *((name, bits, "base") for name, bits in baselines.items())]
+    bars += [("before training", first[1], "start")] if first[0].get("step") == 0 and len(judged) > 1 else []
+    longest = max(bits for _, bits, _ in bars) or 1
+    drawn = "".join(
+        f'<div class="bar {kind}"><span>{escape(name)}</span><div>'
+        f'<i style="width:{82 * bits / longest:.1f}%"></i><b>{bits:.2f}</b></div></div>'
+        for name, bits, kind in sorted(bars, key=lambda bar: bar[1])
+    )
+    verdict = "<br>".join(
+        f"{abs(1 - best / bits):.0%} {'fewer' if best < bits else 'more'} than {escape(name)}"
+        for name, bits in baselines.items()
+        if bits > 0
+    )
+    return (
+        f'<div class="figure"><strong>{best:.3f}</strong><span>bits per character<br>'
+        f"held-out text, step {best_row.get('step', 0):,}</span>"
+        f'<p class="note">{verdict}</p></div><div class="bars">{drawn}</div>'
+    )
 
 
-def _chart(
-    title: str,
-    unit: str,
-    series: Sequence[tuple[str, str, Sequence[Row], str]],
-    lines: Sequence[Row] = (),
-    zero: bool = False,
-    smooth: bool = True,
-) -> dict[str, Any]:
-    """Describe a chart over tokens; a training series is noisy, so the page smooths it."""
-    return {
-        "title": title,
-        "unit": unit,
-        "x": "tokens",
-        "zero": zero,
-        "lines": list(lines),
-        "series": [
-            {"name": name, "style": style, "noisy": smooth and style == "s1", "points": _points(rows, key)}
-            for name, style, rows, key in series
-        ],
-    }
+def _cards(run: Path, rows: Sequence[Row]) -> str:
+    train, judged = of_kind(rows, "train"), of_kind(rows, "eval")
+    loss, per_byte = _last(judged, "loss_nats_per_token"), _last(judged, "bits_per_byte")
+    tokens, seconds = _last(train, "tokens"), _last(train, "seconds")
+    steps, parameters = _last(train, "step"), _parameters(run)
+    speeds = [speed for row in train if (speed := finite(row, "tokens_per_second")) is not None]
+    epoch = _json(run / "data.json").get("splits", {}).get("train", {}).get("tokens")
+    epochs = f" · {tokens / epoch:.2f} epochs" if tokens is not None and epoch else ""
+    cards = [
+        (_short(parameters), "parameters", parameters is not None),
+        (_short(tokens), f"tokens seen{epochs}", tokens is not None),
+        (f"{(seconds or 0) / 60:.1f}", f"minutes · {steps or 0:,.0f} steps", seconds is not None),
+        (f"{statistics.median(speeds or [0]):,.0f}", "tokens per second, median", bool(speeds)),
+        (f"{loss or 0:.3f}", "nats per token, held-out", loss is not None),
+        (f"{per_byte or 0:.3f}", "bits per byte, held-out", per_byte is not None),
+    ]
+    shown = (f"<div><b>{value}</b><span>{label}</span></div>" for value, label, known in cards if known)
+    return "".join(shown)
 
 
-def _points(rows: Sequence[Row], key: str) -> list[list[float]]:
-    """Return (tokens, value) pairs, finite ones only, thinned to what a screen shows."""
-    found = [[row["tokens"], row[key]] for row in rows if math.isfinite(row.get(key, math.nan))]
-    every = max(1, len(found) // _MOST_POINTS)
-    return found[::every] + (found[-1:] if (len(found) - 1) % every else [])
+def _parameters(run: Path) -> int | None:
+    """Count the parameters that the summary names, or that the newest checkpoint holds."""
+    named = _json(run / "summary.json").get("parameters")
+    if named is not None:
+        return named
+    try:
+        with safe_open(run / "latest" / "model.safetensors", "np") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
 
 
-def _made(run: Path, rows: Sequence[Row]) -> list[dict[str, str]]:
-    parts = []
-    if (run / "run.toml").is_file():
-        parts.append(("configuration (run.toml)", (run / "run.toml").read_text(encoding="utf-8")))
-    data = _json(run / "data.json")
-    if data:
-        shown = {key: value for key, value in data.items() if key != "files"}
-        parts.append(("data (the shards' manifest)", json.dumps(shown, ensure_ascii=False, indent=2)))
-    if (run / "plan.json").is_file():
-        revisions = [
-            f"step {row['step']:,}: {row['total_steps']:,} steps, {row['why']}" for row in _of(rows, "plan")
-        ]
-        plan = json.dumps(_json(run / "plan.json").get("machine", {}), indent=2)
-        parts.append(("machine and revisions of the plan", "\n".join([plan, *revisions])))
-    return [{"title": title, "text": text} for title, text in parts]
+def _script_json(value: Any) -> str:
+    """Write JSON that no text in it can break out of a script element."""
+    return json.dumps(value, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
 
 
-def _of(rows: Sequence[Row], kind: str) -> list[Row]:
-    return [row for row in rows if row["kind"] == kind]
+# What it wrote, and what it was made from
+
+
+def _samples(rows: Sequence[Row]) -> str:
+    """Make a table, a step a row and a prompt a column; the page's script shows one row at a time."""
+    texts: dict[int, dict[str, str]] = {}
+    for row in of_kind(rows, "sample"):
+        texts.setdefault(row["step"], {})[str(row.get("prompt", ""))] = str(row.get("text", ""))
+    if not texts:
+        return '<p class="note">No samples were drawn.</p>'
+    prompts = list(dict.fromkeys(prompt for by_prompt in texts.values() for prompt in by_prompt))
+    quality = {row["step"]: bits for row in of_kind(rows, "eval") if (bits := finite(row, "bits_per_char"))}
+    body = "".join(
+        f"<tr><th>step {step:,}"
+        + (f"<br><small>{quality[step]:.2f} bits/char</small>" if step in quality else "")
+        + "</th>"
+        + "".join(f"<td>{escape(by_prompt.get(prompt, ''))}</td>" for prompt in prompts)
+        + "</tr>"
+        for step, by_prompt in texts.items()
+    )
+    heads = "".join(f"<th>{escape(prompt)}</th>" for prompt in prompts)
+    return (
+        '<div id="player"></div><details id="all" open><summary>Side by side: every evaluation</summary>'
+        f'<div class="wide"><table id="samples"><thead><tr><th></th>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></details>"
+    )
+
+
+def _data(run: Path) -> str:
+    manifest = _json(run / "data.json")
+    if not manifest:
+        return ""
+    counts = ("documents", "tokens", "characters", "bytes")
+    splits = _table(
+        ["split", *counts, "characters/token"],
+        (
+            [name, *(f"{entry.get(key, 0):,}" for key in counts), f"{_ratio(entry):.2f}"]
+            for name, entry in manifest.get("splits", {}).items()
+        ),
+    )
+    reasons = [[reason, f"{count:,}"] for reason, count in manifest.get("dropped", {}).items()]
+    dropped = _table(["dropped because", "documents"], reasons) if reasons else ""
+    facts = _facts({key: value for key, value in manifest.items() if key not in _SHOWN_APART})
+    return f"<details open><summary>Data: the shards' manifest</summary>{splits}{dropped}{facts}</details>"
+
+
+def _ratio(entry: Row) -> float:
+    return entry.get("characters", 0) / max(1, entry.get("tokens", 0))
+
+
+def _machine(run: Path, rows: Sequence[Row]) -> str:
+    plan = _json(run / "plan.json")
+    versions = [
+        [f"{v.get('from_step', 0):,}", f"{v.get('total_steps', 0):,}", str(v.get("why", ""))]
+        for v in plan.get("versions", [])
+    ]
+    skipped = [[f"{row.get('step', 0):,}", str(row.get("reason", ""))] for row in of_kind(rows, "skipped")]
+    parts = _facts(plan["machine"]) if "machine" in plan else ""
+    parts += _table(["plan from step", "steps in all", "why"], versions) if versions else ""
+    parts += _table(["skipped step", "reason"], skipped) if skipped else ""
+    return f"<details><summary>Machine and plan</summary>{parts}</details>" if parts else ""
+
+
+def _settings(run: Path) -> str:
+    path = run / "run.toml"
+    if not path.is_file():
+        return ""
+    text = escape(path.read_text(encoding="utf-8"))
+    text = re.sub(r"^(\[.*\])$", r"<b>\1</b>", text, flags=re.MULTILINE)
+    text = re.sub(r"^([\w.]+)( = )", r"<i>\1</i>\2", text, flags=re.MULTILINE)
+    return f"<details><summary>Settings: run.toml</summary><pre>{text}</pre></details>"
+
+
+def _measured(run: Path) -> str:
+    abouts = [
+        f"{escape(str(name))}: {escape(str(entry['about']))}."
+        for name, entry in _json(run / "baselines.json").items()
+        if "about" in entry
+    ]
+    return " ".join(abouts)
+
+
+def _facts(values: Row) -> str:
+    pairs = "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(_plain(value))}</dd>" for key, value in values.items())
+    return f"<dl>{pairs}</dl>"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return json.dumps(value, ensure_ascii=False)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def _short(number: float | None) -> str:
+    size = number or 0
+    scale, letter = (1e9, "G") if size >= 1e9 else (1e6, "M") if size >= 1e6 else (1, "")
+    return f"{size / scale:.2f}{letter}" if letter else f"{size:,.0f}"
+
+
+def _last(rows: Sequence[Row], key: str) -> float | None:
+    return next((number for row in reversed(rows) if (number := finite(row, key)) is not None), None)
+
+
+def _baselines(run: Path) -> dict[str, float]:
+    entries = _json(run / "baselines.json").items()
+    return {str(name): bits for name, entry in entries if (bits := finite(entry, "bits_per_char")) is not None}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -65,9 +65,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Transform every token by itself."""
-        first, _, second = self.ffn
-        hidden = F.relu(_linear(x_BTD, first))
-        return F.dropout(_linear(hidden, second), self.dropout if self.training else 0.0)
+        hidden = F.relu(_linear(x_BTD, self.ffn[0]))
+        return F.dropout(_linear(hidden, self.ffn[2]), self.dropout if self.training else 0.0)
 
 
 class Block(nn.Module):
@@ -75,7 +74,10 @@ class Block(nn.Module):
 
     def __init__(self, config: ArticleConfig):
         super().__init__()
-        self.layer_norm1, self.layer_norm2 = nn.LayerNorm(config.hidden_size), nn.LayerNorm(config.hidden_size)
+        self.layer_norm1, self.layer_norm2 = (
+            nn.LayerNorm(config.hidden_size),
+            nn.LayerNorm(config.hidden_size),
+        )
         self.multi_head_attention = MultiHeadAttention(config)
         self.ff_network = FeedForward(config)
 
@@ -151,7 +153,7 @@ class Article(Model):
             elif name == "token_embedding.weight":
                 nn.init.normal_(p, std=0.02 if xavier else 1.0, generator=generator)
             elif p.ndim == 1:
-                fan_in = self.get_submodule(name.rpartition(".")[0]).in_features
+                fan_in = self.get_parameter(name.replace("bias", "weight")).shape[1]
                 bound = 0.0 if xavier else 1 / math.sqrt(fan_in)
                 nn.init.uniform_(p, -bound, bound, generator=generator)
             else:
@@ -266,9 +268,11 @@ def _from_state(state: Mapping[str, Tensor], name: str, heads: int) -> Tensor:
     return state[name]
 
 
-def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
+def _linear(x: Tensor, layer: nn.Module) -> Tensor:
+    assert isinstance(layer, nn.Linear)
     return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
 
 
-def _layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+def _layer_norm(x: Tensor, norm: nn.Module) -> Tensor:
+    assert isinstance(norm, nn.LayerNorm)
     return F.layer_norm(x.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(x.dtype)

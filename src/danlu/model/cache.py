@@ -13,7 +13,14 @@ class Cache:
     """A static cache: allocated once; every row has its own length."""
 
     def __init__(
-        self, layers: int, rows: int, heads: int, length: int, head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        layers: int,
+        rows: int,
+        heads: int,
+        length: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ):
         shape = (layers, rows, heads, length, head_dim)
         self.keys_LBGSK = torch.zeros(shape, dtype=dtype, device=device)

@@ -54,7 +54,8 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return _rotated(upstream[0], *ctx.saved_tensors, -1), None, None
+        cos, sin = ctx.saved_tensors
+        return _rotated(upstream[0], cos, sin, -1), None, None
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
@@ -104,7 +105,7 @@ class _CausalAttention(torch.autograd.Function):
             g_block, q_block = _merged(g[:, :, :, start:stop]), _merged(q[:, :, :, start:stop])
             v_grad[:, :stop] += torch.bmm(weight.mT, g_block)
             weight_grad = torch.bmm(g_block, v[:, :stop].mT)
-            slope = torch._softmax_backward_data(weight_grad, weight, -1, weight.dtype).mul_(1 / math.sqrt(K))
+            slope = torch.ops.aten._softmax_backward_data(weight_grad, weight, -1, weight.dtype).mul_(1 / math.sqrt(K))
             q_grad[:, :, :, start:stop] = torch.bmm(slope, k[:, :stop]).view(B, G, R, stop - start, K)
             k_grad[:, :stop] += torch.bmm(slope.mT, q_block)
         return q_grad.view(B, G * R, T, K), k_grad.view(B, G, T, K), v_grad.view(B, G, T, K)

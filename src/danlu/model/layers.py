@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,6 @@ from danlu.errors import CheckpointError
 from danlu.model import kernels
 from danlu.model.cache import Cache
 from danlu.types import ModelOut
-
 
 Attention = Literal["sdpa", "blocked"]
 
@@ -66,6 +66,10 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def new_cache(self, rows: int, length: int) -> Cache:
         """Make an empty cache for `rows` sequences of up to `length` tokens, in the compute type."""
+
+    @abstractmethod
+    def frozen(self) -> AbstractContextManager[None]:
+        """Keep what a forward derives from the weights while they do not change: for generation."""
 
     @abstractmethod
     def matrix_parameters(self) -> list[tuple[str, nn.Parameter]]:

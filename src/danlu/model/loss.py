@@ -25,9 +25,7 @@ class _ChunkedNll(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
         eager = hidden_ND.device.type == "cpu" and any(ctx.needs_input_grad[:3])
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N)
         nll_N = torch.zeros(hidden_ND.shape[0], dtype=torch.float32, device=hidden_ND.device)

@@ -60,7 +60,11 @@ class Attention(nn.Module):
     def __init__(self, config: Qwen3Config):
         super().__init__()
         D, K = config.hidden_size, config.head_dim
-        self.heads, self.groups, self.eps = config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps
+        self.heads, self.groups, self.eps = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.rms_norm_eps,
+        )
         self.q_proj = nn.Linear(D, self.heads * K, bias=False)
         self.k_proj = nn.Linear(D, self.groups * K, bias=False)
         self.v_proj = nn.Linear(D, self.groups * K, bias=False)
@@ -157,13 +161,16 @@ class Qwen3(Model):
         labels: Tensor | None = None,
     ) -> ModelOut:
         """See `Model.forward`."""
-        B, T = ids_BT.shape
+        T = ids_BT.shape[1]
         if positions is None:
             positions = cache.positions(T) if cache else torch.arange(T, device=ids_BT.device)[None]
         dtype = self.compute_dtype
         rope = rope_tables(positions, self.config.head_dim, self.config.rope_theta, dtype)
         mask = document_mask(segments) if segments is not None else cache.mask(T) if cache else None
-        joined, head_VD = self._frozen or ([block.joined(dtype) for block in self._blocks()], self._head(dtype))
+        joined, head_VD = self._frozen or (
+            [block.joined(dtype) for block in self._blocks()],
+            self._head(dtype),
+        )
         x_BTD = F.embedding(ids_BT, self.model.embed_tokens.weight).to(dtype)
         for layer, (block, weights) in enumerate(zip(self._blocks(), joined, strict=True)):
             x_BTD = block(x_BTD, rope, mask, weights, _past(cache, layer), self.attention)
@@ -204,9 +211,7 @@ class Qwen3(Model):
     def new_cache(self, rows: int, length: int) -> Cache:
         """See `Model.new_cache`."""
         c, device = self.config, self.model.norm.weight.device
-        return Cache(
-            c.num_hidden_layers, rows, c.num_key_value_heads, length, c.head_dim, self.compute_dtype, device
-        )
+        return Cache(c.num_hidden_layers, rows, c.num_key_value_heads, length, c.head_dim, self.compute_dtype, device)
 
     def matrix_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """See `Model.matrix_parameters`."""

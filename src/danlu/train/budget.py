@@ -49,9 +49,7 @@ class TimeBudget:
 
         `step` updates are done. Nothing is revised once the decay has begun; none begins in the past.
         """
-        due = {round(total_steps * share) for share in _REVISE_AT} | {
-            schedule.decay_start(config, total_steps) - 1
-        }
+        due = {round(total_steps * share) for share in _REVISE_AT} | {schedule.decay_start(config, total_steps) - 1}
         if step not in due or self._mark is None or step <= self._mark[0]:
             return None
         if step >= schedule.decay_start(config, total_steps):

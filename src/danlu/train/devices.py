@@ -12,6 +12,7 @@ import torch
 
 from danlu.config import DeviceConfig
 from danlu.errors import ConfigError
+from danlu.model.layers import Attention, attend
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _WORTH_IT = 1.5
@@ -30,6 +31,7 @@ class Machine:
     threads: int
     gemm_flops: float
     micro_batch_tokens: int = 0
+    attention: Attention = "sdpa"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -37,8 +39,8 @@ class Machine:
         return DTYPES[self.precision]
 
 
-def probe(config: DeviceConfig) -> Machine:
-    """Choose device, threads and precision by a short timed matrix product. Takes well under a second."""
+def probe(config: DeviceConfig, window: int = 512) -> Machine:
+    """Choose device, threads, precision and attention kernel by short timed trials; about a second in all."""
     device = _device(config.name)
     threads = config.threads or physical_cores()
     torch.set_num_threads(threads)
@@ -73,17 +75,29 @@ def gemm_flops(device: torch.device, dtype: torch.dtype, size: int, seconds: flo
     """Measure an N×N matrix product (N = 4 `size` by `size` by `size`): the best of several, in FLOP/s."""
     a = torch.randn(4 * size, size, device=device).to(dtype)
     b = torch.randn(size, size, device=device).to(dtype)
-    a @ b
+    torch.mm(a, b)
     best, until = float("inf"), time.perf_counter() + seconds
     while True:
         _synchronise(device)
         start = time.perf_counter()
-        a @ b
+        torch.mm(a, b)
         _synchronise(device)
         now = time.perf_counter()
         best = min(best, now - start)
         if now > until:
             return 2 * 4 * size**3 / best
+
+
+def faster_attention(dtype: torch.dtype, window: int) -> Attention:
+    """Time forward and backward of both CPU kernels on a few heads of `window` tokens; return the faster."""
+    q, k, v = (torch.randn(4, 4, window, 64, dtype=dtype, requires_grad=True) for _ in range(3))
+    best: dict[Attention, float] = {"sdpa": float("inf"), "blocked": float("inf")}
+    for _ in range(3):
+        for kernel in best:
+            start = time.perf_counter()
+            attend(q, k, v, kernel=kernel).sum().backward()
+            best[kernel] = min(best[kernel], time.perf_counter() - start)
+    return min(best, key=lambda kernel: best[kernel])
 
 
 def physical_cores() -> int:
@@ -106,12 +120,8 @@ def seed_for(seed: int, purpose: str, step: int = 0) -> int:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if (name == "cuda" and not torch.cuda.is_available()) or (
-        name == "mps" and not torch.backends.mps.is_available()
-    ):
-        raise ConfigError(
-            f"device {name}: this machine (or this build of PyTorch) has none. Use --device.name cpu"
-        )
+    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
+        raise ConfigError(f"device {name}: this machine (or this build of PyTorch) has none. Use --device.name cpu")
     return torch.device(name)
 
 

@@ -22,9 +22,7 @@ class StopRequest:
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True
-        log.say(
-            f"{signal.Signals(number).name}: saving after this step (once more leaves at once)"
-        )
+        log.say(f"{signal.Signals(number).name}: saving after this step (once more leaves at once)")
 
 
 @contextmanager

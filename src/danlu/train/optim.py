@@ -5,7 +5,7 @@ Shapes: N matrices of one shape, M rows, K columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from danlu.config import OptimConfig
 from danlu.errors import CheckpointError
+from danlu.model import Model
 
 Named = Sequence[tuple[str, nn.Parameter]]
 _QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -56,16 +57,14 @@ class Muon:
         """Update every matrix that has a gradient."""
         for named, momentum_NMK in zip(self.groups, self.momenta, strict=True):
             parameters = [p for _, p in named]
-            grad_NMK = torch.stack(
-                [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-            )
+            grad_NMK = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters])
             momentum_NMK.lerp_(grad_NMK, 1 - self.momentum)
             update_NMK = orthogonalise(grad_NMK.lerp_(momentum_NMK, self.momentum).to(self.dtype))
             scale = max(1.0, grad_NMK.shape[-2] / grad_NMK.shape[-1]) ** 0.5
-            if self.weight_decay:
-                torch._foreach_mul_(parameters, 1 - self.rate * self.weight_decay)
-            updates = [u.to(p.dtype) for u, p in zip(update_NMK.unbind(), parameters, strict=True)]
-            torch._foreach_add_(parameters, updates, alpha=-self.rate * scale)
+            for parameter, update_MK in zip(parameters, update_NMK.unbind(), strict=True):
+                if self.weight_decay:
+                    parameter.mul_(1 - self.rate * self.weight_decay)
+                parameter.add_(update_MK, alpha=-self.rate * scale)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the momenta by parameter name."""
@@ -79,9 +78,9 @@ class Muon:
 class Optimizer:
     """The two optimisers as one: one rate factor, one step, one named set of state tensors."""
 
-    def __init__(self, model: nn.Module, config: OptimConfig, muon_dtype: torch.dtype = torch.float32):
+    def __init__(self, model: Model, config: OptimConfig, muon_dtype: torch.dtype = torch.float32):
         named = list(model.named_parameters())
-        matrices: Named = model.matrix_parameters() if config.name == "muon" else []  # pyright: ignore
+        matrices: Named = model.matrix_parameters() if config.name == "muon" else []
         in_muon = {id(p) for _, p in matrices}
         self.rest = [(name, p) for name, p in named if id(p) not in in_muon]
         self.muon = Muon(matrices, config.muon_lr, config.momentum, config.weight_decay, muon_dtype)
@@ -123,7 +122,7 @@ class Optimizer:
         return state
 
     @torch.no_grad()
-    def load(self, tensors: dict[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the state back. Raises CheckpointError, naming a tensor, where the names do not match."""
         left = dict(tensors)
         for key, momentum in self.muon.tensors().items():
@@ -132,14 +131,10 @@ class Optimizer:
             momentum.copy_(left.pop(key))
         for name, parameter in self.rest:
             found = {key: left.pop(f"adamw.{key}.{name}", None) for key in ("step", "exp_avg", "exp_avg_sq")}
-            if all(tensor is None for tensor in found.values()) and not any(
-                k.startswith("adamw.") for k in tensors
-            ):
+            if all(tensor is None for tensor in found.values()) and not any(k.startswith("adamw.") for k in tensors):
                 continue
             if any(tensor is None for tensor in found.values()):
-                raise CheckpointError(
-                    f"the optimiser state holds nothing of {name}: it belongs to another run"
-                )
+                raise CheckpointError(f"the optimiser state holds nothing of {name}: it belongs to another run")
             self.adamw.state[parameter] = {
                 key: tensor.to("cpu" if key == "step" else parameter.device, copy=True)
                 for key, tensor in found.items()

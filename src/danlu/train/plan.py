@@ -72,9 +72,7 @@ def plan_from_json(value: dict[str, Any], where: str) -> Plan:
             Version(
                 v["from_step"],
                 v["total_steps"],
-                BatchPlan(
-                    **{**v["batches"], "stretches": tuple(Stretch(**s) for s in v["batches"]["stretches"])}
-                ),
+                BatchPlan(**{**v["batches"], "stretches": tuple(Stretch(**s) for s in v["batches"]["stretches"])}),
                 v["why"],
             )
             for v in value["versions"]

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from danlu import storage
 from danlu.checkpoint import TrainerState, newest_good, save_checkpoint
 from danlu.config import TrainConfig, check, to_toml
 from danlu.errors import CheckpointError, ConfigError
+from danlu.model import Model
 from danlu.tokenizer import Tokenizer
 
 RUN_TOML = "run.toml"
@@ -46,9 +45,7 @@ class RunFolder:
         link = self.path / name
         return link.resolve() if link.is_symlink() and link.exists() else None
 
-    def save(
-        self, step: int, model: nn.Module, tokenizer: Tokenizer | None, state: TrainerState, is_best: bool
-    ) -> Path:
+    def save(self, step: int, model: Model, tokenizer: Tokenizer | None, state: TrainerState, is_best: bool) -> Path:
         """Write the checkpoint whole, then the links, then delete old ones. Returns its path."""
         folder = self.checkpoint(step)
         if folder.exists():  # it did not verify when the run was resumed from an older one

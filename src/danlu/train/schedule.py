@@ -19,11 +19,7 @@ def decay_start(schedule: ScheduleConfig, total_steps: int) -> int:
 
 def warmup(schedule: ScheduleConfig, total_steps: int) -> int:
     """Return the steps of warm-up: as configured, but with wsd no more than a tenth of the run."""
-    return (
-        min(schedule.warmup_steps, max(1, total_steps // 10))
-        if schedule.shape == "wsd"
-        else schedule.warmup_steps
-    )
+    return min(schedule.warmup_steps, max(1, total_steps // 10)) if schedule.shape == "wsd" else schedule.warmup_steps
 
 
 def rate_factor(schedule: ScheduleConfig, total_steps: int, step: int) -> float:
@@ -45,17 +41,13 @@ def rate_factor(schedule: ScheduleConfig, total_steps: int, step: int) -> float:
     return schedule.floor + (1 - schedule.floor) * shape
 
 
-def batch_plan(
-    config: TrainConfig, total_steps: int, before: BatchPlan | None = None, at_step: int = 0
-) -> BatchPlan:
+def batch_plan(config: TrainConfig, total_steps: int, before: BatchPlan | None = None, at_step: int = 0) -> BatchPlan:
     """Lay the configured stretches over `total_steps`.
 
     With `before` (a revision at `at_step`) what lies behind stays as it was: a boundary in the past does not
     move, and none moves into the past.
     """
-    sizes = [(s.window, s.batch_tokens) for s in config.schedule.stretches] + [
-        (config.context, config.batch_tokens)
-    ]
+    sizes = [(s.window, s.batch_tokens) for s in config.schedule.stretches] + [(config.context, config.batch_tokens)]
     starts = [0] + [max(1, round(s.until * total_steps)) for s in config.schedule.stretches]
     if before is not None:
         old = [s.start for s in before.stretches]

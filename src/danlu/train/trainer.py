@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from danlu.config import TrainConfig, parse_budget
 from danlu.data import batches
 from danlu.data.shards import Shards
 from danlu.errors import CheckpointError, ConfigError, TrainingError
+from danlu.model import Model
 from danlu.tokenizer import Tokenizer
 from danlu.train import devices, plan, schedule
 from danlu.train.budget import Clock, TimeBudget
@@ -27,9 +29,9 @@ from danlu.train.optim import Optimizer
 from danlu.train.run import SUMMARY, RunFolder
 from danlu.train.step import StepResult, accumulate, split, train_step
 
-Evaluate = Callable[[nn.Module], Mapping[str, float]]
+Evaluate = Callable[[Model], Mapping[str, float]]
 """Held-out quality: at least loss_nats_per_token, bits_per_char, bits_per_byte."""
-Sample = Callable[[nn.Module], Sequence[tuple[str, str]]]
+Sample = Callable[[Model], Sequence[tuple[str, str]]]
 """(prompt, continuation) pairs."""
 
 _CPU_MICRO_BATCH_TOKENS = 4096
@@ -74,7 +76,7 @@ class Trainer:
         self,
         config: TrainConfig,
         shards: Shards,
-        model: nn.Module,
+        model: Model,
         tokenizer: Tokenizer | None = None,
         objective: Objective | None = None,
         evaluate: Evaluate | None = None,
@@ -114,11 +116,12 @@ class Trainer:
         recorded = plan.load_plan(self.run.path)
         if recorded is None and state is not None:
             recorded = plan.plan_from_json(state.values["plan"], "the checkpoint's plan")
-        machine = recorded.machine if recorded else devices.probe(self.config.device)
+        machine = recorded.machine if recorded else devices.probe(self.config.device, self.config.context)
         self.device = devices.prepare(machine, self.config.device.deterministic)
         self.model.to(self.device)
-        self.model.compute_dtype = machine.dtype  # pyright: ignore[reportAttributeAccessIssue]
-        self.compute = torch.compile(self.model) if self.config.device.compile else self.model
+        self.model.compute_dtype, self.model.attention = machine.dtype, machine.attention
+        compiled = torch.compile(self.model) if self.config.device.compile else self.model
+        self.compute = cast(nn.Module, compiled)
         self.optimizer = Optimizer(self.model, self.config.optim, machine.dtype)
         budget = parse_budget(self.config.budget)
         self.time_budget = TimeBudget(budget.amount, self.clock) if budget.unit == "minutes" else None
@@ -225,9 +228,7 @@ class Trainer:
         torch.manual_seed(devices.seed_for(self.config.seed, "step", at))
         rows = max(1, self.plan.machine.micro_batch_tokens // batch.ids_BT.shape[1])
         parts = split(batch, rows, self.device)
-        result = train_step(
-            self.compute, self.optimizer, self.objective, parts, count, self.config.optim.clip
-        )
+        result = train_step(self.compute, self.optimizer, self.objective, parts, count, self.config.optim.clip)
         self.progress.step += 1
         self.progress.tokens += count
         self._record(result, count, batch.ids_BT.numel(), factor, time.perf_counter() - started)
@@ -242,7 +243,7 @@ class Trainer:
             self._check_first_loss(result.loss)
         speed, before = count / seconds, self._tokens_per_second
         self._tokens_per_second = speed if before is None else 0.9 * before + 0.1 * speed
-        flops = self.model.flops_per_token(self.config.context) * positions / seconds  # pyright: ignore
+        flops = self.model.flops_per_token(self.config.context) * positions / seconds
         row = {
             "tokens": self.progress.tokens,
             "seconds": round(self.clock.seconds, 3),
@@ -285,10 +286,7 @@ class Trainer:
     def _due(self, every: int) -> bool:
         """Tell whether an event of every so many steps (0: ten over the run) falls on this step."""
         total = self._version.total_steps
-        return (
-            self.progress.step % (every or max(1, total // _EVENTS_IN_A_RUN)) == 0
-            or self.progress.step >= total
-        )
+        return self.progress.step % (every or max(1, total // _EVENTS_IN_A_RUN)) == 0 or self.progress.step >= total
 
     def _judge(self) -> None:
         """Evaluate and sample."""
@@ -296,9 +294,7 @@ class Trainer:
         if self.evaluate is not None:
             quality = dict(self.evaluate(self.model))
             self.progress.quality = quality
-            self.metrics.write(
-                "eval", step, tokens=self.progress.tokens, seconds=round(seconds, 3), **quality
-            )
+            self.metrics.write("eval", step, tokens=self.progress.tokens, seconds=round(seconds, 3), **quality)
             self.display.say(
                 f"step {step:,}: {quality['bits_per_char']:.3f} bits/char, "
                 f"{quality['loss_nats_per_token']:.3f} nats/token on validation text"
@@ -310,10 +306,10 @@ class Trainer:
 
     def _save(self) -> None:
         quality = self.progress.quality
-        judged_now = quality is not None and self._due(self.config.eval_every)
-        is_best = judged_now and quality["bits_per_char"] <= (self.progress.best or math.inf)
+        bits = quality["bits_per_char"] if quality and self._due(self.config.eval_every) else math.inf
+        is_best = bits <= (self.progress.best or math.inf) and bits < math.inf
         if is_best:
-            self.progress.best = quality["bits_per_char"]
+            self.progress.best = bits
         self.metrics.sync()
         values = {
             "progress": asdict(self.progress),
