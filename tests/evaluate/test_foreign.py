@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from danlu.checkpoint import save_checkpoint
+from danlu.config import Qwen3Config
 from danlu.errors import CheckpointError, TokenizerError
 from danlu.evaluate.foreign import ForeignTokenizer, load_any
 from danlu.evaluate.loss import score_texts
 from danlu.model import build_model
 
-from tests.evaluate.test_loss import CONFIGS
-
 transformers = pytest.importorskip("transformers")
+
+TINY = Qwen3Config(hidden_size=32, num_hidden_layers=1, intermediate_size=48)
 
 
 def gpt2(vocab_size):
@@ -83,7 +84,7 @@ def test_a_special_token_written_in_a_text_is_text(folder, tokenizer):
 
 
 def test_danlus_own_folders_need_no_transformers(tokenizer, tmp_path, monkeypatch):
-    save_checkpoint(tmp_path / "own", build_model(CONFIGS["qwen3"], tokenizer.vocab_size, 32), tokenizer)
+    save_checkpoint(tmp_path / "own", build_model(TINY, tokenizer.vocab_size, 32), tokenizer)
     monkeypatch.setitem(sys.modules, "transformers", None)
     candidate = load_any(tmp_path / "own")
     assert (candidate.context, candidate.default_window) == (32, 32)

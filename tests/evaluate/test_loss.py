@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from danlu.config import ArticleConfig, Qwen3Config
+from danlu.errors import ConfigError
 from danlu.evaluate import loss
 from danlu.evaluate.loss import Score, ValidationSet, checked_window, score_documents, score_texts
-from danlu.errors import ConfigError
 from danlu.model import build_model
 
 CONFIGS = {
@@ -97,9 +97,7 @@ def test_progress_counts_every_token_once():
 
 
 def test_score_arithmetic():
-    score = Score(
-        nats=math.log(2) * 600, tokens=150, characters=100, bytes=300, window=32, documents=4
-    )
+    score = Score(nats=math.log(2) * 600, tokens=150, characters=100, bytes=300, window=32, documents=4)
     assert score.bits_per_char == pytest.approx(6)
     assert score.bits_per_byte == pytest.approx(2)
     assert score.loss_nats_per_token == pytest.approx(4 * math.log(2))

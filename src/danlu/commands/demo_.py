@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PROMPTS = ("珠穆朗玛峰是", "中国经济", "新华社北京一月", "这本书")
 _SHORTEST_TRAINING_SECONDS = 10.0
 _VOCABULARY = 6400
+_EVAL_TOKENS, _SAMPLE_TOKENS = 12_000, 40
 _MINIMUM_CHARACTERS = 8
 
 
@@ -56,7 +57,7 @@ def demo(options: Options) -> dict[str, Any]:
     log.say(f"danlu demo: {options.minutes:g} minutes, into {options.out}/")
     shards, tokenizer = _data(options.out)
     baselines = _baselines(options.out, shards, tokenizer)
-    done = _train(options, started)
+    done = _train(options, shards, tokenizer, started)
     result = {
         "data": str(options.out / "shards"),
         "tokenizer": str(options.out / "tokenizer"),
@@ -108,27 +109,40 @@ def _baselines(out: Path, shards: Shards, tokenizer: Tokenizer) -> dict[str, Any
     return found
 
 
-def _train(options: Options, started: float) -> dict[str, Any]:
+def _train(options: Options, shards: Shards, tokenizer: Tokenizer, started: float) -> dict[str, Any]:
     from danlu.commands.train_ import train
     from danlu.train.run import RUN_TOML
 
     run = options.out / "run"
     if (run / RUN_TOML).is_file():
         return train(check(TrainConfig, read_tables(str(run)), str(run)), resume=True)
-    seconds = options.minutes * 60 - _since(started) - _seconds_to_judge(options)
+    seconds = options.minutes * 60 - _since(started) - _seconds_to_judge(shards, tokenizer)
     tables = {
+        "eval_tokens": _EVAL_TOKENS,
         "data": str(options.out / "shards"),
         "out": str(run),
         "seed": options.seed,
         "prompts": list(PROMPTS),
         "budget": f"{max(_SHORTEST_TRAINING_SECONDS, seconds):.0f} s",
+        "sample_tokens": _SAMPLE_TOKENS,
     }
     return train(check(TrainConfig, merge(read_tables("nano"), tables), "danlu demo"), resume=True)
 
 
-def _seconds_to_judge(options: Options) -> float:
-    """Reserve time for the evaluation on all of the validation text, the samples and the report."""
-    return 5 + 0.03 * options.minutes * 60
+def _seconds_to_judge(shards: Shards, tokenizer: Tokenizer) -> float:
+    """Time an untrained model on a little of the validation text, to reserve what all of it will take at the end."""
+    from danlu.evaluate.loss import ValidationSet
+    from danlu.model import build_model
+    from danlu.train import devices
+
+    config = check(TrainConfig, read_tables("nano"), "nano")
+    model = build_model(config.model, shards.vocab_size, config.context)
+    model.compute_dtype = devices.probe(config.device).dtype
+    few = ValidationSet(shards, tokenizer, _EVAL_TOKENS)
+    few.score(model, config.context)
+    started = time.monotonic()
+    few.score(model, config.context)
+    return 4 + 1.2 * (time.monotonic() - started) * len(shards.split("validation")) / few.tokens
 
 
 def _judge(options: Options, shards: Shards, tokenizer: Tokenizer, checkpoint: Path) -> dict[str, Any]:
@@ -136,8 +150,11 @@ def _judge(options: Options, shards: Shards, tokenizer: Tokenizer, checkpoint: P
     from danlu.evaluate.loss import ValidationSet
     from danlu.evaluate.report import write_report
     from danlu.infer.engine import generate
+    from danlu.train.plan import load_plan
 
     model = load_model(checkpoint)
+    recorded = load_plan(options.out / "run")
+    model.compute_dtype = recorded.machine.dtype if recorded else model.compute_dtype
     score = ValidationSet(shards, tokenizer).score(model, model.context)
     samples = [
         {"prompt": p, "text": generate(model, tokenizer, p, max_new_tokens=60, seed=options.seed).texts[0]}
