@@ -58,7 +58,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise DataError(f"{path}: is missing, so {run} is no run folder")
     rows: list[dict[str, Any]] = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # a sample may hold U+2028
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))

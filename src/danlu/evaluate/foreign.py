@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from danlu import checkpoint, storage
+from danlu import checkpoint, log, storage
 from danlu.errors import CheckpointError, TokenizerError
 from danlu.evaluate.loss import Encoder
 from danlu.model import FAMILIES
@@ -57,17 +57,23 @@ class ForeignTokenizer:
     """A transformers tokenizer; a document begins with its bos, or its eos if it has none."""
 
     def __init__(self, inner: Any, where: Path):
-        self._inner = inner
-        if getattr(inner, "is_fast", False):
-            inner.backend_tokenizer.encode_special_tokens = True  # a literal "</s>" in a text is text
+        self._inner, self._where, self._warned = inner, where, False
         begin = inner.eos_token_id if inner.bos_token_id is None else inner.bos_token_id
         if begin is None:
             raise TokenizerError(f"{where}: its tokenizer has neither a bos nor an eos token to begin a document with")
         self.eos_id: int = begin
+        if not all(self.encode_batch(["文", "text"])):
+            raise TokenizerError(f"{where}: its tokenizer makes no tokens of text. Are its files missing?")
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, no marks added."""
-        return self._inner(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        plain = {"add_special_tokens": False, "split_special_tokens": True}  # a literal "</s>" is text
+        ids = self._inner(list(texts), **plain, verbose=False)["input_ids"]
+        unknown = self._inner.unk_token_id
+        if unknown not in (None, self.eos_id) and not self._warned and any(unknown in row for row in ids):
+            self._warned = True
+            log.say(f"note: the tokenizer of {self._where} does not know every character; bits come out too low")
+        return ids
 
 
 def load_any(path: Path) -> Candidate:

@@ -54,7 +54,7 @@ def _about(run: Path, rows: Sequence[Row]) -> str:
     words = [machine[key] for key in ("device", "precision") if key in machine]
     words += [f"{machine['threads']} threads"] if "threads" in machine else []
     skipped = len(of_kind(rows, "skipped"))
-    words += [f"{skipped:,} steps skipped"] if skipped else []
+    words += [f"steps skipped: {skipped:,}"] if skipped else []
     words += [] if _json(run / "summary.json").get("finished", True) else ["not finished"]
     return " · ".join(map(str, words))
 

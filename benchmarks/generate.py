@@ -1,0 +1,72 @@
+"""One stream of generation beside transformers.generate: same weights, same precision, greedy, same run.
+
+usage: python benchmarks/generate.py [--precision fp32|bf16] [--rounds 5] [--new-tokens 128] [--preset small-25m]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from danlu.config import TrainConfig, check, read_tables
+from danlu.infer.engine import generate
+from danlu.infer.sampling import Sampling
+from danlu.model import build_model
+from danlu.tokenizer import train_tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--preset", default="small-25m")
+    args = parser.parse_args()
+    dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
+    config = check(TrainConfig, read_tables(args.preset), args.preset)
+    ours = build_model(config.model, 6400, config.context).eval()
+    with torch.no_grad():  # zero projections would make every layer do nothing
+        for parameter in ours.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.05)
+    theirs = Qwen3ForCausalLM(Qwen3Config(**ours.hf_config())).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    theirs.to(dtype)
+    ours.compute_dtype = dtype
+    tokenizer = train_tokenizer(["珠穆朗玛峰是世界最高的山峰"], 259 + 2)
+    prompt = "珠穆朗玛峰是"
+    ids = torch.tensor([[tokenizer.eos_id, *tokenizer.encode(prompt)]])
+
+    def danlu() -> int:
+        greedy = Sampling(temperature=0)
+        return generate(ours, tokenizer, prompt, max_new_tokens=args.new_tokens, sampling=greedy).tokens
+
+    def transformers() -> int:
+        with torch.inference_mode():
+            out = theirs.generate(
+                ids, max_new_tokens=args.new_tokens, do_sample=False, use_cache=True, eos_token_id=None, pad_token_id=0
+            )
+        return out.shape[1] - ids.shape[1]
+
+    speeds: dict[str, list[float]] = {"danlu": [], "transformers": []}
+    runs: dict[str, Callable[[], int]] = {"danlu": danlu, "transformers": transformers}
+    for round_number in range(args.rounds + 1):
+        for name, go in runs.items():
+            start = time.perf_counter()
+            tokens = go()
+            if round_number:
+                speeds[name].append(tokens / (time.perf_counter() - start))
+    ratios = [a / b for a, b in zip(speeds["danlu"], speeds["transformers"], strict=True)]
+    print(f"{args.preset}, {args.precision}, {args.new_tokens} new tokens, {torch.get_num_threads()} threads")
+    for name, found in speeds.items():
+        print(f"{name:<14}{statistics.median(found):8.1f} tokens/s (min {min(found):.1f}, max {max(found):.1f})")
+    print(f"ratio {statistics.median(ratios):.2f}x, median of pairs (min {min(ratios):.2f}, max {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()
