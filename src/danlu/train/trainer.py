@@ -17,7 +17,7 @@ from danlu.checkpoint import TrainerState, load_trainer, load_weights
 from danlu.config import TrainConfig, parse_budget
 from danlu.data import batches
 from danlu.data.shards import Shards
-from danlu.errors import CheckpointError, ConfigError, TrainingError
+from danlu.errors import CheckpointError, TrainingError
 from danlu.model import Model
 from danlu.tokenizer import Tokenizer
 from danlu.train import devices, plan, schedule
@@ -27,14 +27,14 @@ from danlu.train.interrupt import StopRequest, stop_on_signals
 from danlu.train.objectives import NextToken, Objective
 from danlu.train.optim import Optimizer
 from danlu.train.run import SUMMARY, RunFolder
-from danlu.train.step import StepResult, accumulate, split, train_step
+from danlu.train.step import StepResult, split, train_step
+from danlu.train.trial import Trial
 
 Evaluate = Callable[[Model], Mapping[str, float]]
 """Held-out quality: at least loss_nats_per_token, bits_per_char, bits_per_byte."""
 Sample = Callable[[Model], Sequence[tuple[str, str]]]
 """(prompt, continuation) pairs."""
 
-_CPU_MICRO_BATCH_TOKENS = 4096
 _SKIPS_IN_A_ROW = 5
 _EVENTS_IN_A_RUN = 10
 
@@ -129,55 +129,14 @@ class Trainer:
         plan.save_plan(self.run.path, self.plan)
 
     def _first_plan(self, machine: devices.Machine) -> plan.Plan:
-        budget, per_epoch = (
-            parse_budget(self.config.budget),
-            batches.blocks_per_epoch(self.shards, self._trial_batches()),
-        )
-        machine = replace(machine, micro_batch_tokens=self._micro_batch(machine))
+        trial = Trial(self.compute, self.optimizer, self.objective, self.shards, self.config, self.device)
+        machine = replace(machine, micro_batch_tokens=trial.micro_batch_tokens())
         if self.time_budget is None:
-            total = plan.steps_for(budget, self.config, per_epoch)
+            total = plan.steps_for(parse_budget(self.config.budget), self.config, trial.blocks_per_epoch())
             return plan.first_plan(self.config, machine, total, f"budget {self.config.budget}")
-        seconds = self._dry_run(machine.micro_batch_tokens)
-        total = max(self.config.schedule.warmup_steps + 1, self.time_budget.steps_left(seconds))
+        seconds = trial.seconds(machine.micro_batch_tokens)
+        total = self.time_budget.steps_left(seconds)
         return plan.first_plan(self.config, machine, total, f"a dry run took {seconds:.3f} s a step")
-
-    def _trial_batches(self) -> plan.BatchPlan:
-        return schedule.batch_plan(self.config, 2 + len(self.config.schedule.stretches))
-
-    def _micro_batch(self, machine: devices.Machine) -> int:
-        """Choose how many tokens are computed at once: on an accelerator the most that fit."""
-        wanted = self.config.device.micro_batch_tokens
-        if wanted:
-            return wanted
-        if self.device.type == "cpu":
-            return min(self.config.batch_tokens, _CPU_MICRO_BATCH_TOKENS)
-        tokens = self.config.batch_tokens
-        while True:
-            try:
-                self._dry_run(tokens)
-                return tokens
-            except torch.OutOfMemoryError:
-                self.optimizer.zero_grad()
-                if tokens <= self.config.context:
-                    raise ConfigError(
-                        f"one row of {self.config.context:,} tokens does not fit into the memory of "
-                        f"{machine.device}. Lower context or the model's size"
-                    ) from None
-                tokens //= 2
-
-    def _dry_run(self, micro_batch_tokens: int) -> float:
-        """Compute the last stretch's gradients twice, throw them away, and return the second's seconds."""
-        trial = self._trial_batches()
-        step = trial.stretches[-1].start
-        batch = self.objective.collate(batches.batch(self.shards, trial, self.config.seed, step))
-        rows = max(1, micro_batch_tokens // trial.stretches[-1].window)
-        seconds = 0.0
-        for _ in range(2):
-            start = time.perf_counter()
-            accumulate(self.compute, self.objective, split(batch, rows, self.device), 1).item()
-            self.optimizer.zero_grad()
-            seconds = time.perf_counter() - start
-        return seconds
 
     def _take_back(self, checkpoint: Path, state: TrainerState) -> None:
         values = state.values

@@ -1,0 +1,77 @@
+"""A batch computed and thrown away before the first step: how long one takes, and how much fits into memory."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from danlu.config import TrainConfig
+from danlu.data import batches
+from danlu.data.shards import Shards
+from danlu.errors import ConfigError
+from danlu.train import schedule
+from danlu.train.objectives import Objective
+from danlu.train.optim import Optimizer
+from danlu.train.step import accumulate, split
+from danlu.types import BatchPlan
+
+_CPU_MICRO_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Computes gradients of the last stretch's batch, the run's largest; changes neither weights nor state."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    objective: Objective
+    shards: Shards
+    config: TrainConfig
+    device: torch.device
+
+    @property
+    def batches(self) -> BatchPlan:
+        """Return a plan short enough that every stretch has a step."""
+        return schedule.batch_plan(self.config, 2 + len(self.config.schedule.stretches))
+
+    def blocks_per_epoch(self) -> int:
+        """Count the blocks of an epoch."""
+        return batches.blocks_per_epoch(self.shards, self.batches)
+
+    def micro_batch_tokens(self) -> int:
+        """Choose how many tokens are computed at once: as configured, or on an accelerator the most that fit.
+
+        Raises ConfigError where not even one row fits.
+        """
+        tokens = self.config.batch_tokens
+        if self.config.device.micro_batch_tokens:
+            return self.config.device.micro_batch_tokens
+        if self.device.type == "cpu":
+            return min(tokens, max(self.config.context, _CPU_MICRO_BATCH_TOKENS))
+        while True:
+            try:
+                self.seconds(tokens)
+                return tokens
+            except torch.OutOfMemoryError:
+                self.optimizer.zero_grad()
+                if tokens <= self.config.context:
+                    raise ConfigError(
+                        f"one row of {self.config.context:,} tokens does not fit into the memory of "
+                        f"{self.device.type}. Lower context or the model's size"
+                    ) from None
+                tokens //= 2
+
+    def seconds(self, micro_batch_tokens: int) -> float:
+        """Compute the gradients twice and return the second's seconds."""
+        stretch = self.batches.stretches[-1]
+        batch = self.objective.collate(batches.batch(self.shards, self.batches, self.config.seed, stretch.start))
+        rows, taken = max(1, micro_batch_tokens // stretch.window), 0.0
+        for _ in range(2):
+            start = time.perf_counter()
+            accumulate(self.model, self.objective, split(batch, rows, self.device), 1).item()
+            self.optimizer.zero_grad()
+            taken = time.perf_counter() - start
+        return taken
