@@ -6,6 +6,7 @@ usage: python benchmarks/generate.py [--precision fp32|bf16] [--rounds 5] [--new
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -38,33 +39,40 @@ def main() -> None:
     theirs.load_state_dict(ours.state_dict(), strict=False)
     theirs.to(dtype)
     ours.compute_dtype = dtype
-    tokenizer = train_tokenizer(["珠穆朗玛峰是世界最高的山峰"], 259 + 2)
+    draw = random.Random(0)
+    words = ["".join(chr(draw.randrange(0x4E00, 0x5E00)) for _ in range(2)) for _ in range(4000)]
+    tokenizer = train_tokenizer(words, 6400)  # the model's size, so that every entry it chooses has a text
     prompt = "珠穆朗玛峰是"
     ids = torch.tensor([[tokenizer.eos_id, *tokenizer.encode(prompt)]])
 
-    def danlu() -> int:
+    def danlu() -> tuple[int, str]:
         greedy = Sampling(temperature=0)
-        return generate(ours, tokenizer, prompt, max_new_tokens=args.new_tokens, sampling=greedy).tokens
+        done = generate(ours, tokenizer, prompt, max_new_tokens=args.new_tokens, sampling=greedy)
+        return done.tokens, done.texts[0]
 
-    def transformers() -> int:
+    def transformers() -> tuple[int, str]:
         with torch.inference_mode():
             out = theirs.generate(
                 ids, max_new_tokens=args.new_tokens, do_sample=False, use_cache=True, eos_token_id=None, pad_token_id=0
             )
-        return out.shape[1] - ids.shape[1]
+        return out.shape[1] - ids.shape[1], tokenizer.decode(out[0, ids.shape[1] :].tolist())
 
     speeds: dict[str, list[float]] = {"danlu": [], "transformers": []}
-    runs: dict[str, Callable[[], int]] = {"danlu": danlu, "transformers": transformers}
+    runs: dict[str, Callable[[], tuple[int, str]]] = {"danlu": danlu, "transformers": transformers}
+    texts: dict[str, str] = {}
     for round_number in range(args.rounds + 1):
         for name, go in runs.items():
             start = time.perf_counter()
-            tokens = go()
+            tokens, texts[name] = go()
+            seconds = time.perf_counter() - start
+            assert tokens == args.new_tokens
             if round_number:
-                speeds[name].append(tokens / (time.perf_counter() - start))
+                speeds[name].append(tokens / seconds)
     ratios = [a / b for a, b in zip(speeds["danlu"], speeds["transformers"], strict=True)]
     print(f"{args.preset}, {args.precision}, {args.new_tokens} new tokens, {torch.get_num_threads()} threads")
     for name, found in speeds.items():
         print(f"{name:<14}{statistics.median(found):8.1f} tokens/s (min {min(found):.1f}, max {max(found):.1f})")
+    print(f"texts {'equal' if texts['danlu'] == texts['transformers'] else 'differ'}")
     print(f"ratio {statistics.median(ratios):.2f}x, median of pairs (min {min(ratios):.2f}, max {max(ratios):.2f})")
 
 

@@ -7,7 +7,9 @@ needs lies in `trainer/`; `manifest.json` (sizes, sha256) comes last. Nothing is
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from danlu import log, storage
-from danlu.errors import CheckpointError, DanluError, TokenizerError
+from danlu.errors import CheckpointError, OutputError, TokenizerError
 from danlu.model import Model, model_from_hf
-from danlu.tokenizer import TOKENIZER_JSON, Tokenizer
+from danlu.tokenizer import TOKENIZER_CONFIG, TOKENIZER_JSON, Tokenizer
 
 CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
 _INDEX = "model.safetensors.index.json"
-_STATE, _TENSORS = "trainer/state.json", "trainer/state.safetensors"
+_TRAINER = "trainer/"
+_STATE, _TENSORS = f"{_TRAINER}state.json", f"{_TRAINER}state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def load_model(folder: Path, *, device: str = "cpu") -> Model:
     foreign.
     """
     folder = resolve(Path(folder))
-    _verify(folder)
+    _verify(folder, lambda name: name != GENERATION and not name.startswith(_TRAINER))
+    _warn_if_edited(folder / GENERATION)
     model = model_from_hf(_config(folder), str(folder / CONFIG))
     load_weights(folder, model)
     return model.to(device).eval()
@@ -76,12 +80,12 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Load a checkpoint's tokenizer. Raises TokenizerError where there is none or it does not fit the model."""
     folder = resolve(Path(folder))
+    _verify(folder, lambda name: name in (CONFIG, TOKENIZER_JSON, TOKENIZER_CONFIG))
     if not (folder / TOKENIZER_JSON).is_file():
         raise TokenizerError(
             f"{folder}: holds no {TOKENIZER_JSON}, so it can neither read nor write text. "
             "Import it again with --tokenizer DIR, or copy the tokenizer's files into it"
         )
-    _verify(folder)
     tokenizer = Tokenizer.load(folder)
     entries = _config(folder).get("vocab_size", tokenizer.vocab_size)
     if tokenizer.vocab_size > entries:
@@ -94,9 +98,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 def load_trainer(folder: Path) -> TrainerState:
     """Load what resuming needs. Raises CheckpointError where the folder has none or it was altered."""
+    _verify(folder, lambda name: name.startswith(_TRAINER))
     if not (folder / _STATE).is_file():
         raise CheckpointError(f"{folder}: holds no {_STATE}, so no run can be resumed from it. Use it as --init")
-    _verify(folder)
     return TrainerState(storage.read_json(folder / _STATE, CheckpointError), _load_file(folder / _TENSORS))
 
 
@@ -117,31 +121,40 @@ def resolve(path: Path) -> Path:
 
     Raises CheckpointError where there is none.
     """
-    if (path / CONFIG).is_file():
-        return path
-    for name in ("best", "latest"):
-        if (path / name / CONFIG).is_file():
-            return (path / name).resolve()
-    if (path / "run" / "best" / CONFIG).is_file():
-        return (path / "run" / "best").resolve()
+    for folder in (path, path / "best", path / "latest", path / "run" / "best", path / "run" / "latest"):
+        if (folder / CONFIG).is_file() or CONFIG in _manifest_names(folder):
+            return folder.resolve() if folder.is_symlink() else folder
     what = f"holds no {CONFIG}" if path.exists() else "there is no such folder"
     raise CheckpointError(f"{path}: {what}. Name a checkpoint folder or a run folder")
 
 
-def _verify(folder: Path) -> None:
-    """Check a folder that has a manifest; an edited generation_config.json only warns."""
+def _manifest_names(folder: Path) -> list[str]:
+    """Name the files that a folder's manifest lists; none where it has no manifest."""
+    if not (folder / storage.MANIFEST).is_file():
+        return []
+    files = storage.read_json(folder / storage.MANIFEST, CheckpointError).get("files")
+    return list(files) if isinstance(files, dict) else []
+
+
+def _verify(folder: Path, wanted: Callable[[str], bool]) -> None:
+    """Check the wanted files of a folder that has a manifest; in a run, an error offers the newest good sibling."""
     if not (folder / storage.MANIFEST).is_file():
         return
     try:
-        storage.verify(folder, CheckpointError, skip=lambda name: name == GENERATION)
+        storage.verify(folder, CheckpointError, skip=lambda name: not wanted(name))
     except CheckpointError as error:
-        siblings = folder.parent if folder.parent.name == "checkpoints" else None
-        good = newest_good(siblings) if siblings else None
+        siblings = folder.absolute().parent
+        good = newest_good(siblings) if siblings.name == "checkpoints" else None
         raise CheckpointError(f"{error}" + (f". The newest good checkpoint is {good}" if good else "")) from None
-    try:
-        storage.verify(folder, CheckpointError, skip=lambda name: name != GENERATION)
-    except CheckpointError as error:
-        log.say(f"note: {error}")
+
+
+def _warn_if_edited(path: Path) -> None:
+    """Say so where a file is not what its manifest lists: sampling settings are the user's to change."""
+    if (path.parent / storage.MANIFEST).is_file():
+        try:
+            storage.verify(path.parent, CheckpointError, skip=lambda name: name != path.name)
+        except CheckpointError as error:
+            log.say(f"note: {error}")
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -152,10 +165,12 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     if (folder / WEIGHTS).is_file():
         return _load_file(folder / WEIGHTS)
     if (folder / _INDEX).is_file():
-        names = set(storage.read_json(folder / _INDEX, CheckpointError)["weight_map"].values())
-        return {k: v for name in sorted(names) for k, v in _load_file(folder / name).items()}
+        shard_of = storage.read_json(folder / _INDEX, CheckpointError).get("weight_map")
+        if not isinstance(shard_of, dict):
+            raise CheckpointError(f"{folder / _INDEX}: holds no 'weight_map'")
+        return {k: v for name in sorted(set(shard_of.values())) for k, v in _load_file(folder / name).items()}
     hint = ""
-    if (folder / "pytorch_model.bin").is_file():
+    if any(folder.glob("pytorch_model*.bin")):
         hint = " (pytorch_model.bin is pickled and not read: save it with transformers as safetensors first)"
     raise CheckpointError(f"{folder}: holds no {WEIGHTS}{hint}")
 
@@ -163,6 +178,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 def _load_file(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: is missing") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
 
@@ -179,6 +196,8 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
         if weights[name].shape != own[name].shape:
             shapes = f"{tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
             raise CheckpointError(f"{where}: {name!r} has shape {shapes} as {CONFIG} says")
+        if not weights[name].is_floating_point():
+            raise CheckpointError(f"{where}: {name!r} holds {weights[name].dtype}: quantised weights are not read")
         own[name].copy_(weights[name])
 
 
@@ -190,6 +209,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        if any(word in str(error) for word in ("No space", "os error 28", "StorageFull", "File too large")):
-            raise OSError(28, "No space left on device", str(path)) from None
-        raise DanluError(f"{path}: cannot be written ({error})") from None
+        number = re.search(r"os error (\d+)", str(error))
+        if number:
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        raise OutputError(f"{path}: cannot be written ({error})") from None

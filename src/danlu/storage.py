@@ -2,18 +2,20 @@
 
 A reader sees the old folder or the new one, never half of one. The order is: every file and folder of the
 scratch folder is fsynced, `manifest.json` (sizes and sha256 of all others) comes last, then the rename, then
-the parent folder's fsync. What a killed process left is swept by the next writer.
+the parent folder's fsync. What a killed process left is swept by the next writer. A lock, which the system drops
+with its process, tells it from what a living one still writes (containers and nodes repeat process ids).
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,8 +38,28 @@ def fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise  # some network filesystems flush no folders
     finally:
         os.close(handle)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EBUSY,
+    errno.EINVAL,
+    errno.EIO,
+)
 
 
 @contextmanager
@@ -46,89 +68,82 @@ def clear_errors(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             raise OutputError(f"{path}: no space left on the disk. Free some, then run the command again") from error
-        if error.errno in (
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOTDIR,
-            errno.EEXIST,
-            errno.ENOTEMPTY,
-        ):
+        if error.errno in _REFUSED:
             raise OutputError(f"{path}: cannot be written ({error.strerror}). Name another folder") from error
         raise
 
 
 def require_absent(folder: Path) -> None:
     """Raise OutputError if `folder` exists and holds anything."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists() or folder.is_symlink():
-        raise OutputError(f"{folder}: exists already. Name another --out, or remove it first")
+    with clear_errors(folder):
+        if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+            return
+        if folder.exists() or folder.is_symlink():
+            raise OutputError(f"{folder}: exists already. Name another --out, or remove it first")
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file's whole text atomically: temporary file beside it, fsync, rename, fsync the folder."""
-    with clear_errors(path):
-        handle, name = tempfile.mkstemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o666 & ~_umask())
-            Path(name).rename(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+    with clear_errors(path), _scratch(path.parent, Path.touch) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+        fsync(scratch)
+        scratch.rename(path)
         fsync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically (see `write_text`)."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    write_text(path, _json(value))
 
 
 @contextmanager
-def new_folder(final: Path, manifest: dict[str, Any] | None = None, replace: bool = False) -> Generator[Path]:
+def new_folder(final: Path, manifest: dict[str, Any] | None = None) -> Generator[Path]:
     """Yield a scratch folder beside `final`; put it in place, with its manifest, only if the block succeeds.
 
     `manifest` adds keys to the manifest's own `files`; the block may still fill it. Raises OutputError where
-    `final` exists (unless `replace`), cannot be written, or the disk is full; then nothing is left behind.
+    `final` exists, cannot be written, or the disk is full; then nothing is left behind.
     """
+    require_absent(final)
     with clear_errors(final):
-        if not replace:
-            require_absent(final)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        sweep(final.parent)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=final.parent))
-        try:
+        parent = final.absolute().parent
+        _make_parents(parent)
+        sweep(parent)
+        with _scratch(parent, Path.mkdir) as scratch:
             yield scratch
             _finish(scratch, manifest or {})
-            if replace and final.exists():
-                final.rename(scratch.with_name(f"{scratch.name}-old"))
             scratch.rename(final)
-            fsync(final.parent)
-            shutil.rmtree(scratch.with_name(f"{scratch.name}-old"), ignore_errors=True)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            fsync(parent)
+
+
+def _make_parents(folder: Path) -> None:
+    """Make a folder and its parents; each one's name is flushed too, or a power cut could lose all below it."""
+    if not folder.is_dir():
+        _make_parents(folder.parent)
+        folder.mkdir(exist_ok=True)
+        fsync(folder.parent)
 
 
 def _finish(scratch: Path, manifest: dict[str, Any]) -> None:
-    umask = _umask()
-    scratch.chmod(0o777 & ~umask)
+    """Flush everything, then list it in the manifest. Modes follow the umask, as the scratch folder's does."""
+    mode = scratch.stat().st_mode & 0o777
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(scratch.rglob("*")):
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+        path.chmod(mode if path.is_dir() else mode & 0o666)
         fsync(path)
         if path.is_file():
             files[path.relative_to(scratch).as_posix()] = {
                 "bytes": path.stat().st_size,
                 "sha256": sha256_of(path),
             }
-    write_json(scratch / MANIFEST, {**manifest, "files": files})
+    (scratch / MANIFEST).write_text(_json({**manifest, "files": files}), encoding="utf-8")
+    fsync(scratch / MANIFEST)
     fsync(scratch)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
 
 
 def read_json(path: Path, error: type[DanluError]) -> dict[str, Any]:
@@ -154,44 +169,72 @@ def verify(
     Raises `error`, naming the file, where one is missing, truncated or altered.
     """
     manifest = read_json(folder / MANIFEST, error)
-    for name, expected in manifest.get("files", {}).items():
+    for name, size, digest in _listed(manifest, folder / MANIFEST, error):
         if skip is not None and skip(name):
             continue
         path = folder / name
-        if not path.is_file():
-            raise error(f"{path}: is missing, though {MANIFEST} lists it")
-        if path.stat().st_size != expected["bytes"]:
-            raise error(f"{path}: has {path.stat().st_size:,} bytes, not the {expected['bytes']:,} that were written")
-        if contents and sha256_of(path) != expected["sha256"]:
-            raise error(f"{path}: was altered after it was written (sha256 differs from {MANIFEST})")
+        try:
+            if not path.is_file():
+                raise error(f"{path}: is missing, though {MANIFEST} lists it")
+            found = path.stat().st_size
+            if found != size:
+                raise error(f"{path}: has {found:,} bytes, not the {size:,} that were written")
+            if contents and sha256_of(path) != digest:
+                raise error(f"{path}: was altered after it was written (sha256 differs from {MANIFEST})")
+        except OSError as cause:
+            raise error(f"{path}: cannot be read ({cause.strerror})") from cause
     return manifest
 
 
+def _listed(manifest: dict[str, Any], path: Path, error: type[DanluError]) -> list[tuple[str, int, str]]:
+    """Return name, bytes and sha256 of the files that a manifest lists."""
+    try:
+        return [(name, int(row["bytes"]), str(row["sha256"])) for name, row in manifest["files"].items()]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise error(f"{path}: lists no files with bytes and sha256, so nothing can be verified") from None
+
+
 def sweep(parent: Path) -> None:
-    """Remove scratch files and folders that a process no longer alive left in `parent`."""
+    """Remove what killed processes left in `parent`; what a living one works on is locked, and stays."""
     for path in parent.glob(f"{_SCRATCH}*"):
-        pid = path.name.removeprefix(_SCRATCH).partition("-")[0]
-        if pid.isdecimal() and _alive(int(pid)):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
+        if path.is_symlink():
             path.unlink(missing_ok=True)
+            continue
+        with contextlib.suppress(OSError):  # locked, gone, or another user's
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)
+            finally:
+                os.close(handle)
 
 
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return True
-    with contextlib.suppress(ProcessLookupError):
-        try:
-            os.kill(pid, 0)
-        except PermissionError:
-            return True
-        return True
-    return False
+@contextmanager
+def _scratch(parent: Path, make: Callable[[Path], None]) -> Generator[Path]:
+    """Yield a new scratch file or folder in `parent`, locked; remove what of it is left at the end."""
+    path, handle = _locked(parent, make)
+    try:
+        yield path
+    finally:
+        _remove(path)
+        os.close(handle)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _locked(parent: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
+    while True:
+        path = parent / f"{_SCRATCH}{secrets.token_hex(8)}"
+        make(path)
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(path, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a filesystem without locks: `sweep` then leaves it alone
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if path.exists():
+                return path, handle
+            os.close(handle)  # swept between its making and its locking
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

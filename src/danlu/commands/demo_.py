@@ -141,8 +141,8 @@ def _seconds_to_judge(shards: Shards, tokenizer: Tokenizer) -> float:
     few = ValidationSet(shards, tokenizer, _EVAL_TOKENS)
     few.score(model, config.context)
     started = time.monotonic()
-    few.score(model, config.context)
-    return 4 + 1.2 * (time.monotonic() - started) * len(shards.split("validation")) / few.tokens
+    scored = few.score(model, config.context).tokens
+    return 4 + 1.2 * (time.monotonic() - started) * len(shards.split("validation")) / scored
 
 
 def _judge(options: Options, shards: Shards, tokenizer: Tokenizer, checkpoint: Path) -> dict[str, Any]:

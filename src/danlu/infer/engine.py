@@ -8,7 +8,8 @@ from __future__ import annotations
 import codecs
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from danlu.infer.sampling import Sampling, draw, penalise, probabilities
 from danlu.model import Model
 from danlu.model.cache import Cache
 from danlu.tokenizer import Tokenizer
+from danlu.train.devices import seed_for
 
 OnText = Callable[[int, str], None]
 """Called with a sample's number and the next piece of its text."""
@@ -25,7 +27,10 @@ OnText = Callable[[int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Continuations of one prompt; `tokens` counts all new ones, `stopped` says why each sample ended."""
+    """Continuations of one prompt; `tokens` counts all new ones, a drawn eos too.
+
+    `stopped` says why each sample ended: eos, length (`max_new_tokens`), or context.
+    """
 
     prompt: str
     texts: list[str]
@@ -39,26 +44,30 @@ class Generated:
         return self.tokens / max(self.seconds, 1e-9)
 
 
-@dataclass
 class _Row:
     """One sample under way: its ids, its random stream, and the bytes not yet whole characters."""
 
-    generator: torch.Generator
-    ids: list[int] = field(default_factory=list)
-    text: str = ""
-    stopped: str = ""
-    decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
+    def __init__(self, generator: torch.Generator, on_text: Callable[[str], None]):
+        self.generator, self.on_text = generator, on_text
+        self.ids: list[int] = []
+        self.text = self.stopped = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def take(self, token: int, piece: bytes, on_text: Callable[[str], None]) -> None:
+    def take(self, token: int, piece: bytes) -> None:
         """Add a token; hand on whatever are whole characters now."""
         self.ids.append(token)
-        self.say(self.decoder.decode(piece), on_text)
+        self._say(self._decoder.decode(piece))
 
-    def say(self, text: str, on_text: Callable[[str], None]) -> None:
-        """Hand on a piece of text."""
+    def finish(self, stopped: str) -> None:
+        """Note why the row ends, once; bytes still held back were no whole character."""
+        if not self.stopped:
+            self.stopped = stopped
+            self._say(self._decoder.decode(b"", final=True))
+
+    def _say(self, text: str) -> None:
         if text:
             self.text += text
-            on_text(text)
+            self.on_text(text)
 
 
 def generate(
@@ -74,24 +83,30 @@ def generate(
 ) -> Generated:
     """Continue `prompt`; stop at eos, after `max_new_tokens`, or where the context ends (the article family goes on).
 
-    Sample i draws from a random stream of its own, so it is the same whatever `samples` is. Raises DataError for a
-    prompt that does not fit into the context.
+    Sample i draws from the random stream of (seed, i), whatever `samples` is. Raises DataError for a prompt that
+    does not fit into the context, ConfigError for counts below 1 or logits that are not finite.
     """
     if max_new_tokens < 1 or samples < 1:
-        raise ConfigError("max_new_tokens and samples must be 1 or more")
+        raise ConfigError(f"max_new_tokens {max_new_tokens}, samples {samples}: both must be 1 or more")
     started = time.perf_counter()
     prompt_ids = [tokenizer.eos_id, *tokenizer.encode(prompt)]
-    if len(prompt_ids) >= model.context:
+    if len(prompt_ids) > model.context:
         raise DataError(
-            f"the prompt has {len(prompt_ids) - 1:,} tokens, but the model's context holds {model.context:,} with at "
-            "least one to come. Shorten it"
+            f"the prompt has {len(prompt_ids):,} tokens with its begin mark, but the model's context holds "
+            f"{model.context:,}. Shorten the prompt"
         )
-    rows = [_Row(torch.Generator().manual_seed(seed + i)) for i in range(samples)]
+    rows = [
+        _Row(
+            torch.Generator().manual_seed(seed_for(seed, "sample", i)),
+            partial(on_text, i) if on_text else lambda _: None,
+        )
+        for i in range(samples)
+    ]
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode(), model.frozen():
-            _Decoding(model, tokenizer, prompt_ids, rows, sampling or Sampling(), on_text).run(max_new_tokens)
+            _Decoding(model, tokenizer, prompt_ids, rows, sampling or Sampling()).run(max_new_tokens)
     finally:
         model.train(was_training)
     tokens = sum(len(row.ids) for row in rows)
@@ -99,73 +114,64 @@ def generate(
 
 
 class _Decoding:
-    """The loop over tokens for the rows of one prompt."""
+    """The loop over tokens for the rows of one prompt. A row that has stopped is computed on, and not looked at."""
 
-    def __init__(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        prompt_ids: list[int],
-        rows: list[_Row],
-        sampling: Sampling,
-        on_text: OnText | None,
-    ):
+    def __init__(self, model: Model, tokenizer: Tokenizer, prompt_ids: list[int], rows: list[_Row], sampling: Sampling):
         self.model, self.tokenizer, self.rows, self.sampling = model, tokenizer, rows, sampling
-        self.prompt_ids, self.on_text = prompt_ids, on_text
         self.device = model.output_weight.device
+        self.read_RT = torch.tensor([prompt_ids]).repeat(len(rows), 1)
+        self.entries = min(tokenizer.vocab_size, model.vocab_size)
+        self.seen_RV = torch.zeros(len(rows), self.entries, dtype=torch.bool)
+        self.seen_RV[:, prompt_ids] = True
 
     def run(self, max_new_tokens: int) -> None:
         """Generate until every row has stopped."""
-        length = min(self.model.context, len(self.prompt_ids) + max_new_tokens)
-        cache = self.model.new_cache(len(self.rows), length)
-        ids_RT = torch.tensor([self.prompt_ids], device=self.device).expand(len(self.rows), -1)
+        cache = self.model.new_cache(len(self.rows), min(self.model.context, self.read_RT.shape[1] + max_new_tokens))
+        new_RT = self.read_RT
         for _ in range(max_new_tokens):
-            logits_RV = self._logits(ids_RT, cache)
+            logits_RV = self._logits(new_RT, cache)
             if logits_RV is None:
                 break
-            tokens = self._choose(logits_RV)
-            self._take(tokens)
+            tokens_R = self._choose(logits_RV)
+            self._take(tokens_R.tolist())
             if all(row.stopped for row in self.rows):
-                break
-            ids_RT = torch.tensor(tokens, device=self.device)[:, None]
-        for number, row in enumerate(self.rows):
-            row.stopped = row.stopped or "length"
-            row.say(row.decoder.decode(b"", final=True), self._teller(number))
+                return
+            new_RT = tokens_R[:, None]
+            self.read_RT = torch.cat([self.read_RT, new_RT], 1)
+        for row in self.rows:
+            row.finish("length" if len(row.ids) == max_new_tokens else "context")
 
-    def _logits(self, ids_RT: Tensor, cache: Cache) -> Tensor | None:
-        """Read the new tokens; where the context is full, stop, or (absolute positions) read its end again."""
-        if max(cache.lengths) + ids_RT.shape[1] > self.model.context:
-            if self.model.model_type != "danlu_article":
-                for row in self.rows:
-                    row.stopped = row.stopped or "context"
-                return None
-            everything = torch.tensor([self.prompt_ids + row.ids for row in self.rows], device=self.device)
-            return self._last(everything[:, -self.model.context :], None)
-        return self._last(ids_RT, cache)
+    def _logits(self, new_RT: Tensor, cache: Cache) -> Tensor | None:
+        """Read the new tokens; where the context is full, stop, or (the article's way) read its end again."""
+        if max(cache.lengths) + new_RT.shape[1] <= self.model.context:
+            return self._last(new_RT, cache)
+        if self.model.model_type == "danlu_article":
+            return self._last(self.read_RT[:, -self.model.context :], None)
+        return None
 
     def _last(self, ids_RT: Tensor, cache: Cache | None) -> Tensor:
-        logits = self.model(ids_RT, cache=cache).logits_BTV
-        return logits[:, -1].float().cpu()
+        logits_RTV = self.model(ids_RT.to(self.device), cache=cache).logits_BTV
+        logits_RV = logits_RTV[:, -1, : self.entries].float().cpu()  # a model's spare entries have no text
+        if not logits_RV.isfinite().all():
+            raise ConfigError("the model's logits are not finite: its weights are broken, or use --precision fp32")
+        return logits_RV
 
-    def _choose(self, logits_RV: Tensor) -> list[int]:
+    def _choose(self, logits_RV: Tensor) -> Tensor:
         if self.sampling.repetition_penalty != 1:
-            seen_RV = torch.zeros_like(logits_RV, dtype=torch.bool)
-            for number, row in enumerate(self.rows):
-                seen_RV[number, [*self.prompt_ids, *row.ids]] = True
-            logits_RV = penalise(logits_RV, seen_RV, self.sampling.repetition_penalty)
+            logits_RV = penalise(logits_RV, self.seen_RV, self.sampling.repetition_penalty)
         if self.sampling.temperature == 0:
-            return logits_RV.argmax(-1).tolist()
-        return draw(probabilities(logits_RV, self.sampling), [row.generator for row in self.rows]).tolist()
+            tokens_R = logits_RV.argmax(-1)
+        else:
+            tokens_R = draw(probabilities(logits_RV, self.sampling), [row.generator for row in self.rows])
+        self.seen_RV.scatter_(1, tokens_R[:, None], True)
+        return tokens_R
 
     def _take(self, tokens: list[int]) -> None:
-        for number, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
+        for row, token in zip(self.rows, tokens, strict=True):
             if row.stopped:
-                row.ids.append(token)  # keeps the rows even; it is never shown
-            elif token == self.tokenizer.eos_id or token >= self.tokenizer.vocab_size:
-                row.stopped = "eos"
+                continue
+            if token == self.tokenizer.eos_id:
                 row.ids.append(token)
+                row.finish("eos")
             else:
-                row.take(token, self.tokenizer.token_bytes(token), self._teller(number))
-
-    def _teller(self, number: int) -> Callable[[str], None]:
-        return lambda text: self.on_text(number, text) if self.on_text else None
+                row.take(token, self.tokenizer.token_bytes(token))

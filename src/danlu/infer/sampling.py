@@ -22,11 +22,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         wrong = {
-            "temperature": (self.temperature >= 0, "0 or more"),
+            "temperature": (self.temperature == 0 or 1e-3 <= self.temperature <= 1e3, "0, or between 0.001 and 1000"),
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1 (off)"),
             "min_p": (0 <= self.min_p <= 1, "between 0 (off) and 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "more than 0 (1 is off)"),
+            "repetition_penalty": (0 < self.repetition_penalty <= 1e3, "more than 0 (1 is off) and at most 1000"),
         }
         for name, (fine, wanted) in wrong.items():
             if not fine:

@@ -1,0 +1,200 @@
+"""Preparing: whole or absent, split by content, recognised when done already; every bad input one line."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from danlu.cli import main
+from danlu.data import prepare as prepare_module
+from danlu.data.prepare import cut, passages, prepare
+from danlu.data.shards import open_shards
+from danlu.errors import DataError, OutputError
+from danlu.types import Document
+
+
+def documents(texts):
+    return [Document(t, "test", str(i)) for i, t in enumerate(texts)]
+
+
+@pytest.fixture
+def corpus(tmp_path, texts):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts), encoding="utf-8")
+    return path
+
+
+def prepared(corpus, tokenizer_folder, out, *flags):
+    return main(["prepare", str(corpus), "--tokenizer", str(tokenizer_folder), "--out", str(out), "--json", *flags])
+
+
+def test_the_texts_come_back_from_the_shards(texts, tokenizer, shards):
+    found = [tokenizer.decode(d.tolist()) for s in ("train", "validation") for d in shards.split(s).documents()]
+    assert sorted(found) == sorted(texts)
+    for name in ("train", "validation"):
+        entry, stream = shards.manifest["splits"][name], shards.split(name)
+        assert entry["tokens"] == len(stream)
+        assert entry["documents"] == len(stream.ends) > 0
+    splits = shards.manifest["splits"].values()
+    assert sum(s["characters"] for s in splits) == sum(map(len, texts))
+    assert sum(s["bytes"] for s in splits) == sum(len(t.encode()) for t in texts)
+
+
+def test_the_files_are_little_endian_uint16(shards):
+    raw = np.frombuffer((shards.folder / "train-00000.bin").read_bytes(), dtype="<u2")
+    assert raw.astype(np.int64).tolist() == shards.split("train").read(0, len(raw)).tolist()
+    assert shards.manifest["dtype"] == "uint16"
+
+
+def test_copies_fall_on_one_side_whatever_their_order(texts, tokenizer, tmp_path):
+    doubled = texts + [t[:3] + " " + t[3:] for t in texts]
+    prepare(documents(doubled), tokenizer, tmp_path / "a", 0.2)
+    prepare(documents(doubled[::-1]), tokenizer, tmp_path / "b", 0.2)
+    sides = []
+    for name in ("a", "b"):
+        opened = open_shards(tmp_path / name)
+        held = {tokenizer.decode(d.tolist()).replace(" ", "") for d in opened.split("validation").documents()}
+        trained = {tokenizer.decode(d.tolist()).replace(" ", "") for d in opened.split("train").documents()}
+        assert not held & trained
+        sides.append(held)
+    assert sides[0] == sides[1]
+    assert 0.1 < len(sides[0]) / len(texts) < 0.3
+
+
+def test_a_novel_is_cut_into_passages_without_loss(texts, tokenizer, tmp_path):
+    novel = "\n".join(texts)
+    pieces = list(passages(documents([novel])))
+    assert "".join(p.text for p in pieces) == novel
+    assert len(pieces) > 50
+    prepare(documents([novel]), tokenizer, tmp_path / "s", 0.1)
+    assert open_shards(tmp_path / "s").split("validation").documents_count > 0
+
+
+@pytest.mark.parametrize("text", ["", "a", "一" * 999, "句。" * 333, "段\n" * 500])
+def test_cut_pieces_join_to_the_text(text):
+    pieces = list(cut(text, 100))
+    assert "".join(pieces) == text
+    assert all(len(p) <= 100 for p in pieces)
+
+
+def test_a_corpus_of_one_tiny_document_is_a_clear_error(tokenizer, tmp_path):
+    with pytest.raises(DataError, match="would be empty"):
+        prepare(documents(["短"]), tokenizer, tmp_path / "s")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_input_again_does_nothing_and_says_so(corpus, tokenizer_folder, tmp_path, capsys):
+    out = tmp_path / "shards"
+    assert prepared(corpus, tokenizer_folder, out) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    keys = {"documents", "kept", "dropped", "tokens", "characters", "seconds"}
+    assert keys <= first.keys()
+    before = (out / "manifest.json").stat().st_mtime_ns
+    assert prepared(corpus, tokenizer_folder, out) == 0
+    said = capsys.readouterr().out
+    assert json.loads(said.splitlines()[-1])["already_prepared"]
+    assert "already prepared" in said
+    assert (out / "manifest.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("flags", [["--validation-share", "0.3"], ["--min-chars", "20"], ["--no-dedup"]])
+def test_other_settings_do_not_overwrite(corpus, tokenizer_folder, tmp_path, flags, capsys):
+    assert prepared(corpus, tokenizer_folder, tmp_path / "s") == 0
+    assert prepared(corpus, tokenizer_folder, tmp_path / "s", *flags) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_counts_of_dropped_documents_are_stored(tmp_path, corpus, texts, tokenizer_folder, capsys):
+    with corpus.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": texts[0]}) + "\n" + json.dumps({"text": " "}) + "\n")
+    assert prepared(corpus, tokenizer_folder, tmp_path / "s") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["dropped"] == {"duplicate": 1, "empty": 1}
+    assert open_shards(tmp_path / "s").manifest["dropped"] == result["dropped"]
+
+
+def test_bad_input_leaves_nothing(tmp_path, corpus, tokenizer_folder, capsys):
+    with corpus.open("a") as file:
+        file.write("{oops\n")
+    assert prepared(corpus, tokenizer_folder, tmp_path / "s") == 2
+    assert "line 401" in capsys.readouterr().err
+    assert {p.name for p in tmp_path.iterdir()} == {"corpus.jsonl"}
+
+
+def test_missing_flags_are_one_line(corpus, tokenizer_folder, tmp_path, capsys):
+    assert main(["prepare", str(corpus), "--out", str(tmp_path / "s")]) == 2
+    assert "--tokenizer" in capsys.readouterr().err
+    assert main(["prepare", str(corpus), "--tokenizer", str(tokenizer_folder)]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "foreign"])
+def test_damaged_shards_are_refused(damage, texts, tokenizer, tmp_path):
+    prepare(documents(texts), tokenizer, tmp_path / "s", 0.1)
+    victim = tmp_path / "s" / "train-00000.bin"
+    if damage == "truncate":
+        victim.write_bytes(victim.read_bytes()[:-2])
+    elif damage == "remove":
+        victim.unlink()
+    else:
+        (tmp_path / "s" / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match=r"train-00000|manifest"):
+        open_shards(tmp_path / "s")
+
+
+def test_an_existing_folder_is_not_touched(texts, tokenizer, tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "mine.txt").write_text("x")
+    with pytest.raises(OutputError, match="exists"):
+        prepare(documents(texts), tokenizer, tmp_path / "s")
+    assert [p.name for p in (tmp_path / "s").iterdir()] == ["mine.txt"]
+
+
+def test_wide_vocabularies_take_uint32(texts, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(tokenizer), "vocab_size", 70_000, raising=False)
+    monkeypatch.setitem(tokenizer.__dict__, "vocab_size", 70_000)
+    manifest = prepare(documents(texts), tokenizer, tmp_path / "s", 0.1)
+    assert manifest["dtype"] == "uint32"
+    assert len(open_shards(tmp_path / "s").split("train")) == manifest["splits"]["train"]["tokens"]
+
+
+def test_small_batches_give_the_same_shards(texts, tokenizer, shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "_BATCH_CHARACTERS", 100)
+    manifest = prepare(documents(texts), tokenizer, tmp_path / "s", 0.1)
+    assert manifest["address"] == shards.address
+
+
+@pytest.mark.slow
+def test_a_killed_preparation_leaves_nothing_that_opens(tmp_path, texts, tokenizer_folder):
+    corpus = tmp_path / "corpus.jsonl"
+    with corpus.open("w", encoding="utf-8") as file:
+        for i in range(60_000):
+            file.write(json.dumps({"text": f"{i} {texts[i % 400]}"}, ensure_ascii=False) + "\n")
+    out = tmp_path / "shards"
+    command = [
+        sys.executable,
+        "-m",
+        "danlu",
+        "prepare",
+        str(corpus),
+        "--tokenizer",
+        str(tokenizer_folder),
+        "--out",
+        str(out),
+    ]
+    for delay in (0.3, 0.8, 1.5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not list(tmp_path.glob(".scratch-*")):
+            time.sleep(0.01)
+            assert process.poll() is None
+        time.sleep(delay / 3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not out.exists()
+    subprocess.run(command, check=True, capture_output=True)
+    assert open_shards(out).split("train").documents_count > 50_000
+    assert not list(tmp_path.glob(".scratch-*"))
