@@ -96,7 +96,7 @@ def test_a_damaged_file_is_refused_by_name(folder, name, damage):
         path.unlink()
     else:
         path.write_bytes(data[:-1] + (bytes([data[-1] ^ 1]) if damage == "alter" else b""))
-    load = load_tokenizer if "tokenizer" in name else load_model
+    load = load_tokenizer if "tokenizer" in name else load_trainer if "trainer" in name else load_model
     with pytest.raises((CheckpointError, TokenizerError), match=path.name.replace(".", r"\.")) as caught:
         load(folder)
     assert "\n" not in str(caught.value)

@@ -106,22 +106,32 @@ class FakeClock(Clock):
         return self.now
 
 
-def simulate(seconds_per_step, minutes=1.0, guess=0.1):
+def simulate(seconds_per_step, minutes=1.0, guess=0.1, event=0.0):
     """Run a time budget against steps that take `seconds_per_step(step)`; return (seconds, totals)."""
     clock, config = FakeClock(), ScheduleConfig(shape="wsd", warmup_steps=5, decay=0.5)
     budget = TimeBudget(minutes, clock)
+    events = budget.events_that_fit(event)
     total, totals, step = budget.steps_left(guess), [], 0
-    budget.begin(0)
     while step < total:
+        budget.took(seconds_per_step(step))
         clock.now += seconds_per_step(step)
         step += 1
-        new = budget.revision(config, step, total)
+        every = max(1, total // events)
+        if step % every == 0 or step == total:
+            clock.now += event
+        new = budget.revision(config, step, total, event * (1 + (total - step) // every))
         if new is not None:
             assert schedule.decay_start(config, new) >= step
             assert step < schedule.decay_start(config, total)
             total = new
             totals.append(total)
     return clock.now, totals
+
+
+@pytest.mark.parametrize("event", [0.3, 2.0, 7.0])
+def test_slow_evaluations_are_fewer_and_do_not_break_the_budget(event):
+    seconds, _ = simulate(lambda step: 0.1, event=event)
+    assert seconds == pytest.approx(60, rel=0.08)
 
 
 @pytest.mark.parametrize("true", [0.02, 0.1, 0.35])

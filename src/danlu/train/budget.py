@@ -6,11 +6,17 @@ follows from the recorded plan alone.
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
+from collections import deque
 
 from danlu.config import ScheduleConfig
 from danlu.train import schedule
 
+EVENTS_IN_A_RUN = 10
+_SHARE_OF_EVENTS = 0.1
+_RECENT_STEPS = 50
 _REVISE_AT = (0.02, 0.05, 0.1, 0.2, 0.35, 0.45)
 _WORTH_RECORDING = 0.005
 
@@ -33,31 +39,32 @@ class TimeBudget:
 
     def __init__(self, minutes: float, clock: Clock):
         self.seconds, self.clock = minutes * 60, clock
-        self._mark: tuple[int, float] | None = None
-        self.reserve = 0.0
+        self._taken: deque[float] = deque(maxlen=_RECENT_STEPS)
 
-    def begin(self, step: int) -> None:
-        """Start timing steps from `step` on."""
-        self._mark = (step, self.clock.seconds)
+    def events_that_fit(self, seconds: float) -> int:
+        """Count the evaluations of `seconds` each that a run can afford: at most ten, a tenth of its time."""
+        return max(1, min(EVENTS_IN_A_RUN, int(_SHARE_OF_EVENTS * self.seconds / max(seconds, 1e-3))))
 
-    def steps_left(self, seconds_per_step: float) -> int:
-        """Count the steps that fit into what is left, less the reserve for the last evaluation."""
-        return max(1, int((self.seconds - self.reserve - self.clock.seconds) / seconds_per_step))
+    def took(self, seconds: float) -> None:
+        """Note how long a step took, evaluations and checkpoints left out."""
+        self._taken.append(seconds)
 
-    def revision(self, config: ScheduleConfig, step: int, total_steps: int) -> int | None:
+    def steps_left(self, seconds_per_step: float, reserve: float = 0.0) -> int:
+        """Count the steps that fit into what is left, less `reserve` seconds for what else is to come."""
+        return max(1, int((self.seconds - reserve - self.clock.seconds) / seconds_per_step))
+
+    def revision(self, config: ScheduleConfig, step: int, total_steps: int, reserve: float) -> int | None:
         """Return a better number of steps for the run, if it is time to revise, and None otherwise.
 
         `step` updates are done. Nothing is revised once the decay has begun; none begins in the past.
         """
-        due = {round(total_steps * share) for share in _REVISE_AT} | {schedule.decay_start(config, total_steps) - 1}
-        if step not in due or self._mark is None or step <= self._mark[0]:
+        last = schedule.decay_start(config, total_steps) - 1
+        due = {math.ceil(total_steps * share) for share in _REVISE_AT} | {last}
+        if step not in due or step > last or not self._taken:
             return None
-        if step >= schedule.decay_start(config, total_steps):
-            return None
-        first, since = self._mark
-        total = step + self.steps_left((self.clock.seconds - since) / (step - first))
-        while total > step + 1 and schedule.decay_start(config, total) < step and config.shape == "wsd":
-            total += max(1, (step - schedule.decay_start(config, total)) // 2)
+        total = step + self.steps_left(statistics.median(self._taken), reserve)
+        while schedule.decay_start(config, total) < step:
+            total += 1 + (step - schedule.decay_start(config, total)) // 2
         if abs(total - total_steps) <= _WORTH_RECORDING * total_steps:
             return None
         return total

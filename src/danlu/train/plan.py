@@ -14,6 +14,7 @@ from danlu import storage
 from danlu.config import Budget, TrainConfig
 from danlu.errors import CheckpointError, ConfigError
 from danlu.train import schedule
+from danlu.train.budget import EVENTS_IN_A_RUN
 from danlu.train.devices import Machine
 from danlu.types import BatchPlan, Stretch
 
@@ -32,10 +33,14 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The machine's settings and the versions, in the order they were made."""
+    """The machine's settings, the versions in the order they were made, and how many evaluations a run has.
+
+    `events` (evaluations, checkpoints) counts where their distance is not configured; it changes no weight.
+    """
 
     machine: Machine
     versions: tuple[Version, ...]
+    events: int = EVENTS_IN_A_RUN
 
     def at(self, step: int) -> Version:
         """Return the version in force at `step`, counted from 0."""
@@ -77,7 +82,7 @@ def plan_from_json(value: dict[str, Any], where: str) -> Plan:
             )
             for v in value["versions"]
         )
-        return Plan(Machine(**value["machine"]), versions)
+        return Plan(Machine(**value["machine"]), versions, value["events"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{where}: is no plan of this version of danlu ({error})") from None
 

@@ -36,7 +36,6 @@ Sample = Callable[[Model], Sequence[tuple[str, str]]]
 """(prompt, continuation) pairs."""
 
 _SKIPS_IN_A_ROW = 5
-_EVENTS_IN_A_RUN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +90,7 @@ class Trainer:
         self.resumed_at: int | None = None
         self._saved: int | None = None
         self._tokens_per_second: float | None = None
+        self._event_seconds = 0.0
 
     def fit(self) -> Done:
         """Train to the budget's end, or until a signal. Raises TrainingError after bad steps."""
@@ -165,8 +165,7 @@ class Trainer:
     def _loop(self, stop: StopRequest) -> None:
         if self.progress.step == 0:
             self._judge()
-        if self.time_budget is not None:
-            self.time_budget.begin(self.progress.step)
+            self._afford_events()
         while self.progress.step < self._version.total_steps and not stop.wanted:
             self._step()
             if self._due(self.config.eval_every):
@@ -190,7 +189,10 @@ class Trainer:
         result = train_step(self.compute, self.optimizer, self.objective, parts, count, self.config.optim.clip)
         self.progress.step += 1
         self.progress.tokens += count
-        self._record(result, count, batch.ids_BT.numel(), factor, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        if self.time_budget is not None:
+            self.time_budget.took(seconds)
+        self._record(result, count, batch.ids_BT.numel(), factor, seconds)
 
     def _record(self, result: StepResult, count: int, positions: int, factor: float, seconds: float) -> None:
         step = self.progress.step
@@ -245,7 +247,7 @@ class Trainer:
     def _due(self, every: int) -> bool:
         """Tell whether an event of every so many steps (0: ten over the run) falls on this step."""
         total = self._version.total_steps
-        return self.progress.step % (every or max(1, total // _EVENTS_IN_A_RUN)) == 0 or self.progress.step >= total
+        return self.progress.step % (every or max(1, total // self.plan.events)) == 0 or self.progress.step >= total
 
     def _judge(self) -> None:
         """Evaluate and sample."""
@@ -260,8 +262,18 @@ class Trainer:
             )
         for prompt, text in self.sample(self.model) if self.sample else ():
             self.metrics.write("sample", step, prompt=prompt, text=text)
+        self._event_seconds = self.clock.seconds - seconds
+
+    def _afford_events(self) -> None:
+        """With a time budget, plan as many evaluations as take a tenth of it at most."""
         if self.time_budget is not None:
-            self.time_budget.reserve = 1 + self.clock.seconds - seconds
+            self.plan = replace(self.plan, events=self.time_budget.events_that_fit(self._event_seconds))
+            plan.save_plan(self.run.path, self.plan)
+
+    def _seconds_of_events_left(self) -> float:
+        total = self._version.total_steps
+        every = self.config.eval_every or max(1, total // self.plan.events)
+        return self._event_seconds * (1 + (total - self.progress.step) // every)
 
     def _save(self) -> None:
         quality = self.progress.quality
@@ -287,7 +299,8 @@ class Trainer:
         step, version = self.progress.step, self._version
         if self.time_budget is None or self.plan.has_version_from(step):
             return
-        total = self.time_budget.revision(self.config.schedule, step, version.total_steps)
+        reserve = self._seconds_of_events_left()
+        total = self.time_budget.revision(self.config.schedule, step, version.total_steps, reserve)
         if total is None:
             return
         self.plan = self.plan.revised(self.config, step, total, f"{self.clock.seconds:.0f} s are spent")
