@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from danlu.tokenizer import Tokenizer
 
 PROMPTS = ("珠穆朗玛峰是", "中国经济", "新华社北京一月", "这本书")
-_SHORTEST_TRAINING_SECONDS = 10.0
+_SHORTEST_TRAINING_SECONDS = 20.0
 _VOCABULARY = 6400
 _EVAL_TOKENS, _SAMPLE_TOKENS = 12_000, 40
 _MINIMUM_CHARACTERS = 8
