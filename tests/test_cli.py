@@ -51,6 +51,16 @@ def test_every_verb_has_help(verb, capsys):
         ["train", "nano", "--optim.lr", "-1"],
         ["train", "missing.toml"],
         ["train", "--resume", "--optim.lr", "1"],
+        ["demo", "--minutes", "abc"],
+        ["demo", "--minutes", "0"],
+        ["generate"],
+        ["generate", "missing"],
+        ["eval", "missing", "demo"],
+        ["summary", "nanno"],
+        ["stats"],
+        ["tokenizer", "feed"],
+        ["tokenizer", "train", "demo"],
+        ["import", "missing.pt", "--out", "x"],
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(argv, capsys, tmp_path, monkeypatch):
@@ -60,3 +70,12 @@ def test_a_mistake_is_one_line_and_status_2(argv, capsys, tmp_path, monkeypatch)
     assert said.err.startswith("error: ")
     assert said.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    code = "import sys; from danlu.cli import main; sys.exit(main(['train', 'nano', '--help']))"
+    done = subprocess.run(
+        f'{sys.executable} -c "{code}" | head -n 1', shell=True, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert done.stdout.startswith("usage")

@@ -343,12 +343,15 @@ def parse_flags(options_class: type[T], flags: Sequence[str], prog: str, default
 def _one_line(box: str) -> str:
     """Flatten what tyro printed in a box to its first message."""
     lines = [line.strip("│╭╮╰╯─ \t") for line in box.splitlines()]
-    words = [
-        line
-        for line in lines
-        if line
-        and not line.startswith(("For full helptext", "Unrecognized options", "Parsing error", "Required options"))
-    ]
+    noise = (
+        "For full helptext",
+        "Unrecognized options",
+        "Parsing error",
+        "Value error",
+        "Argument helptext",
+        "Required",
+    )
+    words = [line for line in lines if line and not line.startswith(noise)]
     unknown = [line for line in box.splitlines() if "Unrecognized options:" in line]
     first = [line.strip("│ ") for line in unknown] + words
     return "; ".join(line.rstrip(":.") for line in first[:3]) or "wrong options"

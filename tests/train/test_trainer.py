@@ -361,3 +361,19 @@ def test_an_unwritable_folder_is_one_line(shards_folder, tmp_path, capsys):
     (tmp_path / "config.toml").write_text(to_toml(settings(shards_folder, tmp_path / "file" / "run", "2 steps")))
     assert main(["train", str(tmp_path / "config.toml")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": {"shape": "linear", "warmup_steps": 50}}, "50.*10 steps"),
+        ({"device": {"name": "cuda"}}, "cuda"),
+    ],
+)
+def test_what_cannot_be_run_leaves_no_folder(shards_folder, tmp_path, changes, message):
+    if "device" in changes and torch.cuda.is_available():
+        changes = {"device": {"name": "mps"}}
+        message = "mps"
+    with pytest.raises(ConfigError, match=message):
+        train(settings(shards_folder, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()

@@ -57,7 +57,7 @@ def read_state(file: Path) -> dict[str, Any]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise CheckpointError(f"{file}: holds more than tensors (code, perhaps), so it is not read") from None
+        raise CheckpointError(f"{file}: is no .pt of tensors alone (it may hold code), so it is not read") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file}: is no .pt file that torch reads ({str(error).splitlines()[0]})") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

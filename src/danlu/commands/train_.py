@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,7 @@ def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
     shards = open_shards(config.data)
     tokenizer = Tokenizer.load(shards.tokenizer_folder)
     model = _model(config, shards, tokenizer)
+    is_new = not config.out.exists()
     finished = open_run(config, resume)
     if finished is not None:
         return finished
@@ -80,7 +82,12 @@ def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
         sample=_sampler(config, tokenizer),
         on_checkpoint=write_report,
     )
-    return asdict(trainer.fit())
+    try:
+        return asdict(trainer.fit())
+    except ConfigError:  # raised before the first step only: nothing is lost
+        if is_new:
+            shutil.rmtree(config.out, ignore_errors=True)
+        raise
 
 
 def _model(config: TrainConfig, shards: Shards, tokenizer: Tokenizer) -> Model:
