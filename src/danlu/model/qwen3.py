@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from danlu.config import Qwen3Config
 from danlu.errors import CheckpointError
+from danlu.model import decode
 from danlu.model.cache import Cache
 from danlu.model.kernels import rms_norm, rotate
 from danlu.model.layers import Attention as Kernel
@@ -32,6 +33,7 @@ class Joined(NamedTuple):
     """A block's weights in the compute type: what takes one matrix product is one tensor."""
 
     qkv: Tensor
+    qk_scale: Tensor
     o: Tensor
     gate_up: Tensor
     down: Tensor
@@ -77,8 +79,7 @@ class Attention(nn.Module):
         """Mix tokens; x_BTD is normalised already."""
         H, G = self.heads, self.groups
         qkv_BTNK = F.linear(x_BTD, joined.qkv).unflatten(-1, (H + 2 * G, -1))
-        scale_NK = torch.cat([self.q_norm.weight.expand(H, -1), self.k_norm.weight.expand(G, -1)])
-        qk_BTNK = rotate(rms_norm(qkv_BTNK[:, :, : H + G], scale_NK, self.eps), *rope)
+        qk_BTNK = rotate(rms_norm(qkv_BTNK[:, :, : H + G], joined.qk_scale, self.eps), *rope)
         q_BHTK, k_BGTK = qk_BTNK[:, :, :H].transpose(1, 2), qk_BTNK[:, :, H:].transpose(1, 2)
         k_BGSK, v_BGSK = past(k_BGTK, qkv_BTNK[:, :, H + G :].transpose(1, 2))
         y_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, mask, kernel=kernel)
@@ -115,6 +116,7 @@ class Block(nn.Module):
         a, m = self.self_attn, self.mlp
         return Joined(
             cast([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight], dtype),
+            cast([a.q_norm.weight.expand(a.heads, -1), a.k_norm.weight.expand(a.groups, -1)], torch.float32),
             cast([a.o_proj.weight], dtype),
             cast([m.gate_proj.weight, m.up_proj.weight], dtype),
             cast([m.down_proj.weight], dtype),
@@ -161,10 +163,10 @@ class Qwen3(Model):
         labels: Tensor | None = None,
     ) -> ModelOut:
         """See `Model.forward`."""
-        T = ids_BT.shape[1]
+        T, dtype = ids_BT.shape[1], self.compute_dtype
+        one_more = labels is None and decode.applies(ids_BT, positions, segments, cache)
         if positions is None:
             positions = cache.positions(T) if cache else torch.arange(T, device=ids_BT.device)[None]
-        dtype = self.compute_dtype
         rope = rope_tables(positions, self.config.head_dim, self.config.rope_theta, dtype)
         mask = document_mask(segments) if segments is not None else cache.mask(T) if cache else None
         joined, head_VD = self._frozen or (
@@ -172,6 +174,9 @@ class Qwen3(Model):
             self._head(dtype),
         )
         x_BTD = F.embedding(ids_BT, self.model.embed_tokens.weight).to(dtype)
+        if cache is not None and one_more:
+            x_RD = decode.read_token(x_BTD[:, 0], self._blocks(), joined, rope, cache)
+            return ModelOut(logits_BTV=decode.product(decode.norm(x_RD, self.model.norm), head_VD)[:, None])
         for layer, (block, weights) in enumerate(zip(self._blocks(), joined, strict=True)):
             x_BTD = block(x_BTD, rope, mask, weights, _past(cache, layer), self.attention)
         x_BTD = self.model.norm(x_BTD)
