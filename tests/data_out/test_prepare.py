@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from danlu.cli import main
+from danlu.data import clean as clean_module
 from danlu.data import prepare as prepare_module
 from danlu.data.prepare import cut, passages, prepare
 from danlu.data.shards import open_shards
@@ -105,6 +106,13 @@ def test_the_same_input_again_does_nothing_and_says_so(corpus, tokenizer_folder,
 def test_other_settings_do_not_overwrite(corpus, tokenizer_folder, tmp_path, flags, capsys):
     assert prepared(corpus, tokenizer_folder, tmp_path / "s") == 0
     assert prepared(corpus, tokenizer_folder, tmp_path / "s", *flags) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_shards_of_older_rules_are_not_taken_for_done(corpus, tokenizer_folder, tmp_path, monkeypatch, capsys):
+    assert prepared(corpus, tokenizer_folder, tmp_path / "s") == 0
+    monkeypatch.setattr(clean_module, "EDITION", clean_module.EDITION + 1)
+    assert prepared(corpus, tokenizer_folder, tmp_path / "s") == 2
     assert "exists" in capsys.readouterr().err
 
 

@@ -63,15 +63,17 @@ def run(argv: list[str]) -> int:
 
 def prepare_sources(options: Options, folder: Path, out: Path) -> tuple[dict[str, Any], bool]:
     """Return the shard folder's manifest, and whether the same input had been prepared into it already."""
-    from danlu.data.clean import Counts, clean, default_rules
+    from danlu.data.clean import EDITION, Counts, clean, default_rules
     from danlu.data.dedup import ExactDedup
     from danlu.data.prepare import prepare
-    from danlu.data.shards import open_shards
+    from danlu.data.shards import FORMAT, open_shards
     from danlu.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(folder)
     corpus = options.corpus(options.sources)
     settings = [
+        EDITION,
+        FORMAT,
         corpus.fingerprint(),
         tokenizer.fingerprint,
         options.validation_share,

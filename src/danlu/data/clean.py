@@ -11,6 +11,9 @@ from danlu.types import Document, Drop
 
 Rule = Callable[[Document], Document | Drop]
 
+EDITION = 1
+"""Goes up with every change of what the rules keep, so that `danlu prepare` sees that its input means another text."""
+
 _START, _END = r"(?:<\|im_start\|>|<s>)", r"(?:<\|im_end\|>|</s>)"
 _SPACE = r"(?<!\s)\s*"  # from where white space begins only, or a long run of it would take quadratic time
 _INNER_TURN = re.compile(rf"{_SPACE}{_END}\s*{_START}\s*")
