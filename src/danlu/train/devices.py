@@ -56,6 +56,7 @@ def probe(config: DeviceConfig, window: int = 512) -> Machine:
         threads,
         gemm_flops(device, DTYPES[precision], large),
         config.micro_batch_tokens,
+        faster_attention(DTYPES[precision], window) if device.type == "cpu" else "sdpa",
     )
 
 
