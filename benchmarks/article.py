@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from danlu.config import TrainConfig, check, read_tables
+from danlu.config import TrainConfig
+from danlu.configure import check, read_tables
 from danlu.model import build_model
 from danlu.model.article import Article, to_article_state
 

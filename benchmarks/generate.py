@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from danlu.config import TrainConfig, check, read_tables
+from danlu.config import TrainConfig
+from danlu.configure import check, read_tables
 from danlu.infer.engine import generate
 from danlu.infer.sampling import Sampling
 from danlu.model import build_model

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from danlu.config import TrainConfig, check, read_tables
+from danlu.config import TrainConfig
+from danlu.configure import check, read_tables
 from danlu.model import build_model
 
 Step = Callable[[], None]

@@ -4,15 +4,8 @@ import tomllib
 
 import pytest
 
-from danlu.config import (
-    TrainConfig,
-    check,
-    parse_budget,
-    preset_names,
-    read_config,
-    read_tables,
-    to_toml,
-)
+from danlu.config import TrainConfig, parse_budget
+from danlu.configure import check, preset_names, read_config, read_tables, to_toml
 from danlu.errors import ConfigError
 
 KEYS = [

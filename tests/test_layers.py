@@ -15,6 +15,7 @@ ROWS = [
     {"model", "data"},
     {"tokenizer"},
     {"config"},
+    {"configure"},
     {"log"},
     {"storage"},
     {"types", "errors"},

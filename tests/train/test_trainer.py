@@ -17,7 +17,8 @@ from danlu import log
 from danlu.checkpoint import load_model, load_trainer, newest_good
 from danlu.cli import main
 from danlu.commands.train_ import train
-from danlu.config import TrainConfig, check, to_toml
+from danlu.config import TrainConfig
+from danlu.configure import check, to_toml
 from danlu.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from danlu.storage import sha256_of
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from danlu import log, storage
 from danlu.commands import finish
-from danlu.config import TrainConfig, check, merge, parse_flags, read_tables
+from danlu.config import TrainConfig
+from danlu.configure import check, merge, parse_flags, read_tables
 from danlu.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from tyro.conf import Positional
 
 from danlu import log, storage
 from danlu.commands import SourceOptions, finish, required
-from danlu.config import DeviceConfig, parse_flags
+from danlu.config import DeviceConfig
+from danlu.configure import parse_flags
 from danlu.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:

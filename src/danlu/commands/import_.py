@@ -9,7 +9,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from danlu.commands import finish, required
-from danlu.config import parse_flags
+from danlu.configure import parse_flags
 from danlu.errors import CheckpointError
 
 

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from danlu import storage
 from danlu.commands import SourceOptions, finish, required
-from danlu.config import parse_flags
+from danlu.configure import parse_flags
 from danlu.errors import ConfigError
 
 

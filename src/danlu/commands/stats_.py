@@ -8,7 +8,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from danlu.commands import SourceOptions, finish
-from danlu.config import parse_flags
+from danlu.configure import parse_flags
 
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 _WIDTH = 36

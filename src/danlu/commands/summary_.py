@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tyro.conf import Positional
 
 from danlu.commands import finish, required
-from danlu.config import TrainConfig, check, parse_flags, read_tables
+from danlu.config import TrainConfig
+from danlu.configure import check, parse_flags, read_tables
 
 if TYPE_CHECKING:
     from danlu.model import Model

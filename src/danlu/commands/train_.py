@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from danlu.commands import finish
-from danlu.config import TrainConfig, read_config, read_tables
+from danlu.config import TrainConfig
+from danlu.configure import read_config, read_tables
 from danlu.errors import CheckpointError, ConfigError, TokenizerError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def run(argv: list[str]) -> int:
     """Parse, train, print."""
     flags = [a for a in argv if a not in ("--json", "--resume")]
     if not flags or flags[0] in ("-h", "--help"):
-        from danlu.config import preset_names
+        from danlu.configure import preset_names
 
         print(USAGE.format(presets=", ".join(preset_names())))
         return 0

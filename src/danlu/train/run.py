@@ -11,7 +11,8 @@ from typing import Any
 
 from danlu import storage
 from danlu.checkpoint import TrainerState, newest_good, save_checkpoint
-from danlu.config import TrainConfig, check, to_toml
+from danlu.config import TrainConfig
+from danlu.configure import check, to_toml
 from danlu.errors import CheckpointError, ConfigError
 from danlu.model import Model
 from danlu.tokenizer import Tokenizer
