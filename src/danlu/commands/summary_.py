@@ -79,7 +79,7 @@ def summary(model: Model, batch_tokens: int) -> dict[str, Any]:
         "memory_bytes": {
             "weights_fp32": 4 * parameters,
             "training_state_fp32": 16 * parameters,
-            "cache_per_token_fp32": 8 * cache.keys_LBGSK.numel(),
+            "cache_per_token_fp32": 4 * sum(layer.numel() for layer in cache.layers_2BGSK),
         },
         "batch_tokens": batch_tokens,
         "layers": layers,

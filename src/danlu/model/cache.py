@@ -1,6 +1,6 @@
 """Keys and values of what was read already, so that a new token costs one token.
 
-Shapes: L layers, B rows, G key/value heads, S the longest length, K channels of a head.
+Shapes: B rows, G key/value heads, S the longest length, K channels of a head.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Cache:
-    """A static cache: allocated once; every row has its own length."""
+    """A static cache: allocated once, a tensor a layer with keys and values; every row has its own length."""
 
     def __init__(
         self,
@@ -22,10 +22,10 @@ class Cache:
         dtype: torch.dtype,
         device: torch.device,
     ):
-        shape = (layers, rows, heads, length, head_dim)
-        self.keys_LBGSK = torch.zeros(shape, dtype=dtype, device=device)
-        self.values_LBGSK = torch.zeros(shape, dtype=dtype, device=device)
+        shape = (2, rows, heads, length, head_dim)
+        self.layers_2BGSK = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.lengths = [0] * rows
+        self.device = device
 
     @property
     def even(self) -> bool:
@@ -35,12 +35,12 @@ class Cache:
     @property
     def limit(self) -> int:
         """Return how many tokens a row can hold."""
-        return self.keys_LBGSK.shape[3]
+        return self.layers_2BGSK[0].shape[3]
 
     def positions(self, T: int) -> Tensor:
         """Return positions_BT of the next T tokens of every row."""
-        starts = torch.tensor(self.lengths, device=self.keys_LBGSK.device)
-        return starts[:, None] + torch.arange(T, device=starts.device)
+        starts = torch.tensor(self.lengths, device=self.device)
+        return starts[:, None] + torch.arange(T, device=self.device)
 
     def mask(self, T: int) -> Tensor | None:
         """Return mask_B1TS for the next T tokens, or None where nothing or plain causality needs hiding.
@@ -49,12 +49,13 @@ class Cache:
         """
         if self.even and (T == 1 or self.lengths[0] == 0):
             return None
-        keys = torch.arange(max(self.lengths) + T, device=self.keys_LBGSK.device)
+        keys = torch.arange(max(self.lengths) + T, device=self.device)
         return (keys[None, None, :] <= self.positions(T)[:, :, None])[:, None]
 
     def append(self, layer: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values behind each row's; return all up to the longest row's end."""
-        keys, values, T = self.keys_LBGSK[layer], self.values_LBGSK[layer], k_BGTK.shape[2]
+        keys, values = self.layers_2BGSK[layer].unbind()
+        T = k_BGTK.shape[2]
         if self.even:
             start = self.lengths[0]
             keys[:, :, start : start + T] = k_BGTK
@@ -65,6 +66,13 @@ class Cache:
                 values[row, :, start : start + T] = v_BGTK[row]
         end = max(self.lengths) + T
         return keys[:, :, :end], values[:, :, :end]
+
+    def append_token(self, layer: int, kv_2GK: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one token's keys and values of a single row; return all of that row, GSK each."""
+        row_2GSK, end = self.layers_2BGSK[layer][:, 0], self.lengths[0]
+        row_2GSK.select(2, end).copy_(kv_2GK)
+        keys, values = row_2GSK.narrow(2, 0, end + 1).unbind()
+        return keys, values
 
     def advance(self, T: int) -> None:
         """Count T more tokens in every row, once all layers have stored them."""

@@ -6,7 +6,6 @@ Shapes: B rows, T tokens, S keys, D width, H query heads, G key/value heads, K c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -144,10 +143,46 @@ def attend(
     )
 
 
-def cast(weights: Iterator[Tensor] | list[Tensor], dtype: torch.dtype) -> Tensor:
-    """Join weights along their rows in the compute type, so that they take one matrix product."""
-    joined = list(weights)
-    return joined[0].to(dtype) if len(joined) == 1 else torch.cat([w.to(dtype) for w in joined])
+def lay_side_by_side(linears: list[nn.Linear]) -> None:
+    """Move the weights of some layers into one storage, row after row: `join_rows` need not copy them then."""
+    storage = torch.cat([linear.weight.data for linear in linears])
+    for linear, rows in zip(linears, storage.split([linear.out_features for linear in linears]), strict=True):
+        linear.weight.data = rows
+
+
+def join_rows(weights: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return weights in the compute type, their rows one after another, so that they take one matrix product.
+
+    Weights that lie side by side in this type already are not copied.
+    """
+    first = weights[0]
+    if len(weights) == 1:
+        return first.to(dtype)
+    if first.dtype != dtype or torch.compiler.is_compiling() or not _side_by_side(weights):
+        return torch.cat([w.to(dtype) for w in weights])
+    return _Seen.apply(*weights)  # pyright: ignore[reportReturnType]
+
+
+def _side_by_side(weights: list[Tensor]) -> bool:
+    at, storage = weights[0].storage_offset(), weights[0].untyped_storage().data_ptr()
+    for w in weights:
+        if w.untyped_storage().data_ptr() != storage or w.storage_offset() != at or not w.is_contiguous():
+            return False
+        at += w.numel()
+    return True
+
+
+class _Seen(torch.autograd.Function):
+    """Tensors that lie side by side, seen as one."""
+
+    @staticmethod
+    def forward(ctx: Any, *weights: Tensor) -> Tensor:
+        ctx.rows = [len(w) for w in weights]
+        return weights[0].as_strided((sum(ctx.rows), *weights[0].shape[1:]), weights[0].stride())
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, ...]:
+        return upstream[0].split(ctx.rows)
 
 
 def hf_value(config_json: dict[str, Any], key: str, where: str) -> Any:

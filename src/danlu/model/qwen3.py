@@ -1,8 +1,8 @@
 """The qwen3 family: Qwen3's mathematics and parameter names, computed with fused projections.
 
-Every projection is a real `nn.Linear` of its own; the forward joins their weights (cast to the compute type) so
-that q, k, v take one matrix product, and gate and up another. Joining copies the weights once a forward, a few
-per cent of a step's memory traffic; `frozen()` keeps the joined copies for generation.
+Every projection is a real `nn.Linear` of its own; the forward joins their weights so that q, k, v take one matrix
+product, and gate and up another. They lie side by side in memory, so that joining costs nothing in float32; in
+bfloat16 it is the cast, once a forward, which `frozen()` keeps for generation.
 
 Shapes: B rows, T tokens, D width, H query heads, G key/value heads, K channels of a head, V vocabulary.
 Source: Qwen3 technical report, arXiv:2505.09388; QK-norm: Dehghani et al. 2023, arXiv:2302.05442.
@@ -24,19 +24,29 @@ from danlu.model import decode
 from danlu.model.cache import Cache
 from danlu.model.kernels import rms_norm, rotate
 from danlu.model.layers import Attention as Kernel
-from danlu.model.layers import Model, attend, cast, document_mask, hf_value, rope_tables
+from danlu.model.layers import Model, attend, document_mask, hf_value, join_rows, lay_side_by_side, rope_tables
 from danlu.model.loss import chunked_nll
 from danlu.types import ModelOut
 
 
 class Joined(NamedTuple):
-    """A block's weights in the compute type: what takes one matrix product is one tensor."""
+    """A block's weights: matrices in the compute type, one tensor for one matrix product; scales in float32."""
 
+    attention_norm: Tensor
     qkv: Tensor
     qk_scale: Tensor
     o: Tensor
+    mlp_norm: Tensor
     gate_up: Tensor
     down: Tensor
+
+
+class Frozen(NamedTuple):
+    """What generation keeps while the weights do not change."""
+
+    joined: list[Joined]
+    head_VD: Tensor
+    one_row: decode.OneRow
 
 
 Rope = tuple[Tensor, Tensor]
@@ -71,6 +81,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(D, self.groups * K, bias=False)
         self.v_proj = nn.Linear(D, self.groups * K, bias=False)
         self.o_proj = nn.Linear(self.heads * K, D, bias=False)
+        lay_side_by_side([self.q_proj, self.k_proj, self.v_proj])
         self.q_norm, self.k_norm = RmsNorm(K, self.eps), RmsNorm(K, self.eps)
 
     def forward(
@@ -95,6 +106,7 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(D, inner, bias=False)
         self.up_proj = nn.Linear(D, inner, bias=False)
         self.down_proj = nn.Linear(inner, D, bias=False)
+        lay_side_by_side([self.gate_proj, self.up_proj])
 
     def forward(self, x_BTD: Tensor, joined: Joined) -> Tensor:
         """Transform every token by itself."""
@@ -111,15 +123,17 @@ class Block(nn.Module):
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
-    def joined(self, dtype: torch.dtype) -> Joined:
+    def join(self, dtype: torch.dtype) -> Joined:
         """Return this block's weights, joined and cast."""
         a, m = self.self_attn, self.mlp
         return Joined(
-            cast([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight], dtype),
-            cast([a.q_norm.weight.expand(a.heads, -1), a.k_norm.weight.expand(a.groups, -1)], torch.float32),
-            cast([a.o_proj.weight], dtype),
-            cast([m.gate_proj.weight, m.up_proj.weight], dtype),
-            cast([m.down_proj.weight], dtype),
+            self.input_layernorm.weight,
+            join_rows([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight], dtype),
+            join_rows([a.q_norm.weight.expand(a.heads, -1), a.k_norm.weight.expand(a.groups, -1)], torch.float32),
+            a.o_proj.weight.to(dtype),
+            self.post_attention_layernorm.weight,
+            join_rows([m.gate_proj.weight, m.up_proj.weight], dtype),
+            m.down_proj.weight.to(dtype),
         )
 
     def forward(
@@ -152,7 +166,7 @@ class Qwen3(Model):
         self.model = Decoder(config, vocab_size)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, vocab_size, bias=False)
-        self._frozen: tuple[list[Joined], Tensor] | None = None
+        self._frozen: Frozen | None = None
 
     def forward(
         self,
@@ -164,19 +178,14 @@ class Qwen3(Model):
     ) -> ModelOut:
         """See `Model.forward`."""
         T, dtype = ids_BT.shape[1], self.compute_dtype
-        one_more = labels is None and decode.applies(ids_BT, positions, segments, cache)
+        if self._frozen and cache and labels is None and decode.applies(ids_BT, positions, segments, cache):
+            return ModelOut(logits_BTV=self._frozen.one_row.read(ids_BT, cache)[None, None])
         if positions is None:
             positions = cache.positions(T) if cache else torch.arange(T, device=ids_BT.device)[None]
         rope = rope_tables(positions, self.config.head_dim, self.config.rope_theta, dtype)
         mask = document_mask(segments) if segments is not None else cache.mask(T) if cache else None
-        joined, head_VD = self._frozen or (
-            [block.joined(dtype) for block in self._blocks()],
-            self._head(dtype),
-        )
+        joined, head_VD = self._frozen[:2] if self._frozen else self._join(dtype)
         x_BTD = F.embedding(ids_BT, self.model.embed_tokens.weight).to(dtype)
-        if cache is not None and one_more:
-            x_RD = decode.read_token(x_BTD[:, 0], self._blocks(), joined, rope, cache)
-            return ModelOut(logits_BTV=decode.product(decode.norm(x_RD, self.model.norm), head_VD)[:, None])
         for layer, (block, weights) in enumerate(zip(self._blocks(), joined, strict=True)):
             x_BTD = block(x_BTD, rope, mask, weights, _past(cache, layer), self.attention)
         x_BTD = self.model.norm(x_BTD)
@@ -190,8 +199,8 @@ class Qwen3(Model):
     def frozen(self) -> Iterator[None]:
         """Keep the joined weights while the block runs: for generation, where weights do not change."""
         with torch.no_grad():
-            dtype = self.compute_dtype
-            self._frozen = ([block.joined(dtype) for block in self._blocks()], self._head(dtype))
+            joined, head_VD = self._join(self.compute_dtype)
+            self._frozen = Frozen(joined, head_VD, decode.OneRow(self, joined, head_VD))
         try:
             yield
         finally:
@@ -282,8 +291,8 @@ class Qwen3(Model):
     def _blocks(self) -> list[Block]:
         return list(self.model.layers)  # pyright: ignore[reportReturnType]
 
-    def _head(self, dtype: torch.dtype) -> Tensor:
-        return self.output_weight.to(dtype)
+    def _join(self, dtype: torch.dtype) -> tuple[list[Joined], Tensor]:
+        return [block.join(dtype) for block in self._blocks()], self.output_weight.to(dtype)
 
 
 def _past(cache: Cache | None, layer: int) -> Past:
