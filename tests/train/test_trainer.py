@@ -2,70 +2,19 @@
 
 import json
 import math
-import os
-import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_run import TINY, assert_same_run, settings, weights
 
 from danlu import log
-from danlu.checkpoint import load_model, load_trainer, newest_good
+from danlu.checkpoint import load_model, newest_good
 from danlu.cli import main
 from danlu.commands.train_ import train
-from danlu.config import TrainConfig
-from danlu.configure import check, to_toml
+from danlu.configure import to_toml
 from danlu.errors import CheckpointError, ConfigError, OutputError, TrainingError
-from danlu.storage import sha256_of
-
-TINY = {
-    "context": 32,
-    "batch_tokens": 128,
-    "eval_tokens": 300,
-    "eval_every": 4,
-    "checkpoint_every": 3,
-    "sample_tokens": 5,
-    "model": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "intermediate_size": 48,
-    },
-    "device": {"name": "cpu", "precision": "fp32", "threads": 1, "micro_batch_tokens": 64},
-}
-
-
-def settings(shards_folder, out, budget="10 steps", **changes) -> TrainConfig:
-    tables = {**TINY, "data": str(shards_folder), "out": str(out), "budget": budget, **changes}
-    return check(TrainConfig, tables, "test")
-
-
-def weights(folder) -> str:
-    return sha256_of(Path(folder) / "model.safetensors")
-
-
-def trainer_tensors(folder):
-    return load_trainer(Path(folder)).tensors
-
-
-def assert_same_run(a, b):
-    """Weights and every optimiser tensor equal, bit for bit, and the logged losses too."""
-    assert weights(a["checkpoint"]) == weights(b["checkpoint"])
-    ours, theirs = trainer_tensors(a["checkpoint"]), trainer_tensors(b["checkpoint"])
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    losses = [
-        [(r["step"], r["loss_nats_per_token"]) for r in log.read_metrics(Path(x["run"])) if r["kind"] == "train"]
-        for x in (a, b)
-    ]
-    assert losses[0] == losses[1]
-    assert [step for step, _ in losses[0]] == list(range(1, a["step"] + 1))
 
 
 @pytest.fixture(scope="module")
@@ -278,63 +227,6 @@ def test_recorded_revisions_are_repeated_on_resume(shards_folder, tmp_path, monk
     train(config, resume=True)
     after = json.loads((tmp_path / "run" / "plan.json").read_text())["versions"]
     assert after[: len(before)] == before
-
-
-def command(config: TrainConfig, folder: Path, *flags: str) -> list[str]:
-    toml = folder / "config.toml"
-    toml.write_text(to_toml(config))
-    return [sys.executable, "-m", "danlu", "train", str(toml), "--json", *flags]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_resume_continues_bit_for_bit(shards_folder, tmp_path, number):
-    straight = train(settings(shards_folder, tmp_path / "a", "150 steps", checkpoint_every=0, eval_every=0))
-    config = settings(shards_folder, tmp_path / "b", "150 steps", checkpoint_every=0, eval_every=0)
-    process = subprocess.Popen(command(config, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "b" / "metrics.jsonl"
-    while not metrics.is_file() or metrics.read_text().count('"train"') < 20:
-        time.sleep(0.01)
-        assert process.poll() is None, process.stderr.read()
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "--resume" in out
-    assert "Traceback" not in err
-    stopped = json.loads(out.splitlines()[-1])
-    assert 20 <= stopped["step"] < 150
-    done = train(config, resume=True)
-    assert done["resumed_at"] == stopped["step"]
-    assert_same_run(straight, done)
-
-
-@pytest.mark.slow
-def test_kill_at_random_moments_changes_nothing(shards_folder, tmp_path):
-    """SIGKILL a run again and again, resume each time, and end with the uninterrupted run's bits."""
-    straight = train(settings(shards_folder, tmp_path / "a", "150 steps", checkpoint_every=2, eval_every=50))
-    config = settings(shards_folder, tmp_path / "b", "150 steps", checkpoint_every=2, eval_every=50)
-    rng, kills, resumed = random.Random(0), 0, set()
-    for _ in range(40):
-        process = subprocess.Popen(
-            command(config, tmp_path, "--resume"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        try:
-            out, _ = process.communicate(timeout=rng.uniform(3.0, 5.0))
-            break
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            newest = newest_good(tmp_path / "b" / "checkpoints")
-            resumed.add(newest.name if newest else None)
-    done = json.loads(out.splitlines()[-1])
-    assert kills >= 1
-    assert len(resumed) >= 1
-    assert done["resumed_at"] is not None
-    assert done["step"] == 150
-    assert_same_run(straight, done)
 
 
 def test_the_command_trains_and_prints_one_json_object(shards_folder, tmp_path, capsys):
