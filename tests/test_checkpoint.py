@@ -21,8 +21,7 @@ from danlu.checkpoint import (
     resolve,
     save_checkpoint,
 )
-from danlu.cli import main
-from danlu.config import ArticleConfig, Qwen3Config
+from danlu.config import Qwen3Config
 from danlu.errors import CheckpointError, OutputError, TokenizerError
 from danlu.model import build_model
 from danlu.tokenizer import Tokenizer
@@ -150,6 +149,13 @@ def test_a_run_folder_means_its_best_checkpoint(folder, tmp_path):
         resolve(GOLDEN.parent)
 
 
+def test_a_run_without_a_checkpoint_says_how_to_go_on(tmp_path):
+    (tmp_path / "run.toml").write_text("")
+    (tmp_path / "latest").symlink_to("checkpoints/step-00000001")
+    with pytest.raises(CheckpointError, match=r"run without a checkpoint.*danlu train .* --resume"):
+        resolve(tmp_path)
+
+
 def test_an_existing_folder_is_not_overwritten(folder, model):
     with pytest.raises(OutputError, match="exists"):
         save_checkpoint(folder, model)
@@ -177,46 +183,45 @@ def test_danlu_opens_what_transformers_writes(folder, model, tmp_path, shard_siz
         torch.testing.assert_close(b, a, rtol=tolerance, atol=tolerance, msg=name)
 
 
-def test_the_article_family_opens_in_transformers(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    import danlu.hf  # noqa: F401  registers the family
-
-    model = build_model(ArticleConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4), 97, 24).eval()
-    save_checkpoint(tmp_path / "a", model)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "a").eval()
-    ids = torch.randint(97, (2, 24))
-    with torch.no_grad():
-        torch.testing.assert_close(theirs(ids).logits, model(ids).logits_BTV, rtol=1e-5, atol=1e-5)
+def test_a_plain_tokenizer_folder_is_a_tokenizer_too(tokenizer, tokenizer_folder, tmp_path):
+    assert load_tokenizer(tokenizer_folder).fingerprint == tokenizer.fingerprint
+    tokenizer.write_files(tmp_path)  # as others make one: without a manifest
+    assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_model(tokenizer_folder)
 
 
-def test_import_of_the_articles_pt(tmp_path, capsys):
-    assert main(["import", str(GOLDEN), "--out", str(tmp_path / "c"), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["parameters"] == sum(p.numel() for p in load_model(tmp_path / "c").parameters())
-    assert main(["generate", str(tmp_path / "c"), "珠穆朗玛峰是"]) == 2
-    assert "tokenizer" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_tokenizer_folder_is_refused_by_name(tokenizer, tmp_path, name):
+    tokenizer.save(tmp_path / "t")
+    (tmp_path / "t" / name).unlink()
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        load_tokenizer(tmp_path / "t")
 
 
-class Evil:
-    def __reduce__(self):
-        return (os.system, ("echo harmed > harmed",))
+def test_a_checkpoint_that_lost_its_config_is_no_plain_tokenizer_folder(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json: is missing"):
+        load_tokenizer(folder)
 
 
-@pytest.mark.parametrize("what", ["code", "text", "list", "foreign", "missing", "heads"])
-def test_a_bad_pt_is_one_line_and_leaves_nothing(what, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    contents = {"code": {"a": Evil()}, "list": [1, 2], "foreign": {"w": torch.zeros(2)}}
-    if what in contents:
-        torch.save(contents[what], "x.pt")
-    elif what == "text":
-        Path("x.pt").write_text("hello")
-    source = str(GOLDEN) if what == "heads" else "x.pt"
-    flags = ["--heads", "3"] if what == "heads" else []
-    assert main(["import", source, "--out", "c", *flags]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    assert {p.name for p in tmp_path.iterdir()} <= {"x.pt"}
+@pytest.mark.parametrize("value", ["320", None, 1.5, True, [320]])
+def test_a_vocabulary_that_is_no_number_is_one_line(folder, value):
+    (folder / "manifest.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": value}))
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(CheckpointError, match=r"^[^\n]*config\.json[^\n]*vocab_size[^\n]*$"):
+            load(folder)
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": ["x"]}, {"weight_map": {"model.norm.weight": ["x"]}}])
+def test_an_index_that_names_no_files_is_one_line(folder, index):
+    (folder / "manifest.json").unlink()
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="weight_map"):
+        load_model(folder)
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(model, tmp_path):

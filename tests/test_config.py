@@ -24,6 +24,8 @@ KEYS = [
     "checkpoint_every",
     "keep_checkpoints",
     "prompts",
+    "embedding",
+    "sample_every",
     "sample_tokens",
     "model.model_type",
     "model.hidden_size",

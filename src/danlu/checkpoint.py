@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from danlu import log, storage
 from danlu.errors import CheckpointError, OutputError, TokenizerError
 from danlu.model import Model, model_from_hf
+from danlu.model.config_json import hf_size
 from danlu.tokenizer import TOKENIZER_CONFIG, TOKENIZER_JSON, Tokenizer
 
 CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
@@ -78,8 +79,13 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load a checkpoint's tokenizer. Raises TokenizerError where there is none or it does not fit the model."""
-    folder = resolve(Path(folder))
+    """Load the tokenizer of a checkpoint, of a run's best one, or of a folder that holds nothing else.
+
+    Raises TokenizerError where there is none, or it has more entries than the model beside it.
+    """
+    folder = Path(folder)
+    if _holds(folder, CONFIG) or not _holds(folder, TOKENIZER_JSON):
+        folder = resolve(folder)
     _verify(folder, lambda name: name in (CONFIG, TOKENIZER_JSON, TOKENIZER_CONFIG))
     if not (folder / TOKENIZER_JSON).is_file():
         raise TokenizerError(
@@ -87,7 +93,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             "Import it again with --tokenizer DIR, or copy the tokenizer's files into it"
         )
     tokenizer = Tokenizer.load(folder)
-    entries = _config(folder).get("vocab_size", tokenizer.vocab_size)
+    config = _config(folder) if (folder / CONFIG).is_file() else {}
+    entries = hf_size(config, "vocab_size", str(folder / CONFIG)) if "vocab_size" in config else tokenizer.vocab_size
     if tokenizer.vocab_size > entries:
         raise TokenizerError(
             f"{folder}: its tokenizer has {tokenizer.vocab_size:,} entries, but its model only {entries:,}. "
@@ -122,18 +129,20 @@ def resolve(path: Path) -> Path:
     Raises CheckpointError where there is none.
     """
     for folder in (path, path / "best", path / "latest", path / "run" / "best", path / "run" / "latest"):
-        if (folder / CONFIG).is_file() or CONFIG in _manifest_names(folder):
+        if _holds(folder, CONFIG):
             return folder.resolve() if folder.is_symlink() else folder
+    if (path / "run.toml").is_file():
+        raise CheckpointError(f"{path}: is a run without a checkpoint yet. Go on with danlu train {path} --resume")
     what = f"holds no {CONFIG}" if path.exists() else "there is no such folder"
     raise CheckpointError(f"{path}: {what}. Name a checkpoint folder or a run folder")
 
 
-def _manifest_names(folder: Path) -> list[str]:
-    """Name the files that a folder's manifest lists; none where it has no manifest."""
-    if not (folder / storage.MANIFEST).is_file():
-        return []
+def _holds(folder: Path, name: str) -> bool:
+    """Tell whether a folder has a file, or had it when its manifest was written."""
+    if (folder / name).is_file() or not (folder / storage.MANIFEST).is_file():
+        return (folder / name).is_file()
     files = storage.read_json(folder / storage.MANIFEST, CheckpointError).get("files")
-    return list(files) if isinstance(files, dict) else []
+    return isinstance(files, dict) and name in files
 
 
 def _verify(folder: Path, wanted: Callable[[str], bool]) -> None:
@@ -166,8 +175,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         return _load_file(folder / WEIGHTS)
     if (folder / _INDEX).is_file():
         shard_of = storage.read_json(folder / _INDEX, CheckpointError).get("weight_map")
-        if not isinstance(shard_of, dict):
-            raise CheckpointError(f"{folder / _INDEX}: holds no 'weight_map'")
+        if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
+            raise CheckpointError(f"{folder / _INDEX}: holds no 'weight_map' of file names")
         return {k: v for name in sorted(set(shard_of.values())) for k, v in _load_file(folder / name).items()}
     hint = ""
     if any(folder.glob("pytorch_model*.bin")):

@@ -69,7 +69,17 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Qwen3Config(Table):
+class ModelTable(Table):
+    """Base of the families' tables."""
+
+    model_type: str
+
+    def architecture(self) -> dict[str, Any]:
+        """Return what the weights depend on: two models with one architecture take each other's weights."""
+        return self.model_dump(mode="json", exclude={"dropout", "initialization"})
+
+
+class Qwen3Config(ModelTable):
     """The default family: Qwen3's mathematics and names (RMSNorm, RoPE, QK-norm, SwiGLU, GQA, tied)."""
 
     model_type: Literal["qwen3"] = "qwen3"
@@ -93,7 +103,7 @@ class Qwen3Config(Table):
         return self
 
 
-class ArticleConfig(Table):
+class ArticleConfig(ModelTable):
     """The article's family: sinusoidal positions, small separate heads, post-LayerNorm, ReLU, untied."""
 
     model_type: Literal["danlu_article"] = "danlu_article"
@@ -178,6 +188,9 @@ class TrainConfig(Table):
     budget: str = Field(
         default="10 min", description='how long: "300 steps", "20M tokens", "2 epochs", "10 min", "8 h"'
     )
+    embedding: Literal["random", "bigrams"] = Field(
+        default="random", description="how it starts; bigrams: from what follows what in the training text"
+    )
     seed: int = Field(default=0, ge=0, description="of initialisation, shuffling and dropout")
     context: int = Field(default=512, gt=1, description="longest window, in tokens")
     batch_tokens: int = Field(default=4096, gt=0, description="tokens a step; a multiple of context")
@@ -187,12 +200,13 @@ class TrainConfig(Table):
     document_mask: bool = Field(default=False, description="packed: attend only within a document")
     eval_every: int = Field(default=0, ge=0, description="steps between evaluations; 0: ten over the run")
     eval_tokens: int = Field(default=32_768, gt=0, description="validation tokens of an evaluation during the run")
-    checkpoint_every: int = Field(default=0, ge=0, description="steps between checkpoints; 0: ten over the run")
-    keep_checkpoints: int = Field(default=2, gt=0, description="checkpoints kept, besides the best")
-    prompts: tuple[str, ...] = Field(
-        default=("珠穆朗玛峰是",), strict=False, description="continued at every evaluation"
+    checkpoint_every: int = Field(
+        default=0, ge=0, description="steps between checkpoints; 0: ten over the run, and one every ten minutes"
     )
+    keep_checkpoints: int = Field(default=2, gt=0, description="checkpoints kept, besides the best")
+    prompts: tuple[str, ...] = Field(default=("珠穆朗玛峰是",), strict=False, description="continued by every sample")
     sample_tokens: int = Field(default=60, ge=0, description="tokens of each such continuation; 0: none")
+    sample_every: int = Field(default=0, ge=0, description="steps between samples; 0: at every evaluation")
     model: Annotated[ModelConfig, Field(discriminator="model_type")] = Qwen3Config()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()

@@ -26,15 +26,17 @@ Item = TypeVar("Item")
 class MetricsLog:
     """Appends rows to a run's `metrics.jsonl`, and to TensorBoard events if that is installed."""
 
-    def __init__(self, run: Path, tensorboard: bool = True):
+    def __init__(self, run: Path, done: int = 0):
+        """Open the log of a run with `done` updates; TensorBoard hides the events after those."""
         self.path = run / METRICS
         self._file = self.path.open("a", encoding="utf-8")
-        self._board = _tensorboard(run / "tensorboard") if tensorboard else None
+        self._board = _tensorboard(run / "tensorboard", done)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one row; numbers also go to TensorBoard under `kind/name`."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with storage.clear_errors(self.path):
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}, ensure_ascii=False) + "\n")
+            self._file.flush()
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, int | float) and not isinstance(value, bool):
@@ -42,12 +44,13 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Flush the rows to the disk."""
-        os.fsync(self._file.fileno())
+        with storage.clear_errors(self.path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flush and close."""
-        self.sync()
-        self._file.close()
+        """Close; what a full disk left unwritten is an OutputError again."""
+        with storage.clear_errors(self.path):
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
@@ -75,12 +78,12 @@ def cut_metrics(run: Path, step: int) -> None:
         storage.write_text(run / METRICS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, done: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=done + 1 if done else None)
 
 
 def console() -> Console:

@@ -233,6 +233,22 @@ def _locked(parent: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
             os.close(handle)  # swept between its making and its locking
 
 
+@contextmanager
+def only_writer(folder: Path) -> Generator[None]:
+    """Hold a folder for this process. Raises OutputError where another living process holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"{folder}: another process is writing to it. Wait for it, or stop it") from None
+        except OSError:
+            pass  # a filesystem without locks
+        yield
+    finally:
+        os.close(handle)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)

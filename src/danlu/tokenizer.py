@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +18,22 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from danlu import storage
+from danlu import log, storage
 from danlu.errors import TokenizerError
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
 TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+
+PROBES = (
+    "e\u0301 \u212b",  # composed by NFC
+    "ﬁ１Ａ",  # made ordinary by NFKC
+    " Two  spaces\t\n\n",
+    "▁",  # a space, to SentencePiece
+    *map(chr, (*range(0x80), *range(0x80, 0x800, 0x3F), *range(0x800, 0xD800, 0xFFF), 0xE000, 0xFFFC)),
+    *map(chr, range(0x10000, 0x110000, 0x3FFF)),
+)
+"""Texts that a tokenizer with a normaliser, unknown tokens or missing bytes changes; every byte of UTF-8 is in them."""
 
 _QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -36,7 +47,12 @@ _CHATML = (
 
 
 class Tokenizer:
-    """Text to ids and back; `decode(encode(x)) == x` for every string that UTF-8 can hold."""
+    """Text to ids and back.
+
+    `decode(encode(x)) == x` for every string that UTF-8 can hold, if the tokenizer was trained here; one from elsewhere
+    may have a normaliser or unknown tokens (see `changed`). `vocab_size` is the largest id + 1, which is what a model
+    needs: some files leave ids out.
+    """
 
     def __init__(self, json_text: str, config: dict[str, Any], where: str = TOKENIZER_JSON):
         self._json_text, self.config = json_text, config
@@ -47,7 +63,7 @@ class Tokenizer:
         self._backend.encode_special_tokens = True
         self._backend.no_truncation()
         self._backend.no_padding()
-        self.vocab_size = self._backend.get_vocab_size(with_added_tokens=True)
+        self.vocab_size = 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
         self.fingerprint = hashlib.sha256(json_text.encode()).hexdigest()
         self.eos_token = _content(config.get("eos_token"))
         eos_id = self._backend.token_to_id(self.eos_token) if self.eos_token else None
@@ -102,8 +118,16 @@ class Tokenizer:
         """Return the text of ids; bytes that are no whole character become U+FFFD."""
         return b"".join(self.token_bytes(i) for i in ids).decode("utf-8", errors="replace")
 
+    def changed(self, texts: Sequence[str]) -> list[tuple[str, str]]:
+        """Return each text that decoding does not give back, and what it gives instead."""
+        after = [self.decode(ids) for ids in self.encode_batch(texts)]
+        return [pair for pair in zip(texts, after, strict=True) if pair[0] != pair[1]]
+
     def token_bytes(self, token_id: int) -> bytes:
-        """Return an entry's bytes, which may be part of a character. Raises TokenizerError for an unknown id."""
+        """Return an entry's bytes, which may be part of a character, or none for an id that was left out.
+
+        Raises TokenizerError for an id beyond the largest.
+        """
         if not 0 <= token_id < len(self._bytes):
             raise TokenizerError(f"id {token_id}: the tokenizer has {self.vocab_size:,} entries")
         return self._bytes[token_id]
@@ -138,8 +162,9 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
-    """Learn `vocab_size` entries from a stream of texts.
+    """Learn `vocab_size` entries from a stream of texts; say on stderr how long it took.
 
+    Memory: some 230 bytes for each character of Chinese text (of different runs of letters, which seldom recur).
     Raises TokenizerError where the texts are too few for that many.
     """
     smallest = 256 + len(SPECIAL_TOKENS)
@@ -159,12 +184,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
         initial_alphabet=sorted(_byte_characters().values()),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
+    started = time.monotonic()
+    # the library's own bars have no time left, and print empty lines on stdout where it is no terminal
+    with log.console().status(f"counting runs of letters, then merging them into {vocab_size:,} entries"):
+        backend.train_from_iterator(texts, trainer)
     learned = backend.get_vocab_size(with_added_tokens=True)
     if learned != vocab_size:
         raise TokenizerError(
             f"--vocab-size {vocab_size:,}: the texts yield only {learned:,} entries. Give more text, or ask for fewer"
         )
+    log.say(f"learned {learned:,} entries in {time.monotonic() - started:.1f} s")
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END_OF_TEXT,

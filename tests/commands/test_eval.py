@@ -151,7 +151,17 @@ def test_a_malformed_line_is_named_or_skipped(run, tmp_path, capsys):
     path.write_text('{"text": "一"}\n{"text": \n{"text": "二三"}\n')
     assert "line 2" in refused(capsys, run, path)
     result = said(capsys, run, path, "--skip-bad", "--no-baselines")
-    assert (result["documents"], result["characters"]) == (2, 3)
+    assert (result["documents"], result["characters"], result["skipped"]) == (2, 3, 1)
+
+
+def test_skipped_records_are_counted_of_the_text_and_of_the_training_text(run, tmp_path, capsys):
+    text, training = tmp_path / "text.jsonl", tmp_path / "training.jsonl"
+    text.write_text('{"text": "一"}\n{"text": \n{"text": "二三"}\n')
+    training.write_text('{\n{"text": "山水"}\n{\n')
+    assert main(["eval", str(run), str(text), "--skip-bad", "--train-text", str(training), "--json"]) == 0
+    *human, last = capsys.readouterr().out.splitlines()
+    assert (json.loads(last)["skipped"], json.loads(last)["train_text_skipped"]) == (1, 2)
+    assert "unreadable and passed over: 1, and 2 of the training text" in human
 
 
 def test_a_wrong_text_key_names_the_keys_there_are(run, tmp_path, capsys):

@@ -118,6 +118,13 @@ def test_the_page_shows_every_figure_and_a_histogram(capsys):
     assert "reading" in said.err
 
 
+@pytest.mark.parametrize("verb", [["stats"], ["prepare"], ["tokenizer", "train"]])
+def test_help_says_that_copies_may_differ_in_white_space(verb, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*verb, "--help"])
+    assert "white space" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
 def test_sources_without_lines_count_those_of_their_texts(tmp_path, capsys):
     import pyarrow as pa
     import pyarrow.parquet as pq

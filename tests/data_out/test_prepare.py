@@ -12,9 +12,12 @@ import pytest
 from danlu.cli import main
 from danlu.data import clean as clean_module
 from danlu.data import prepare as prepare_module
-from danlu.data.prepare import cut, passages, prepare
+from danlu.data.dedup import normalised_hash
+from danlu.data.prepare import prepare
 from danlu.data.shards import open_shards
+from danlu.data.sources import Corpus
 from danlu.errors import DataError, OutputError
+from danlu.tokenizer import Tokenizer
 from danlu.types import Document
 
 
@@ -66,20 +69,28 @@ def test_copies_fall_on_one_side_whatever_their_order(texts, tokenizer, tmp_path
     assert 0.1 < len(sides[0]) / len(texts) < 0.3
 
 
-def test_a_novel_is_cut_into_passages_without_loss(texts, tokenizer, tmp_path):
-    novel = "\n".join(texts)
-    pieces = list(passages(documents([novel])))
-    assert "".join(p.text for p in pieces) == novel
-    assert len(pieces) > 50
-    prepare(documents([novel]), tokenizer, tmp_path / "s", 0.1)
+def test_a_novel_gives_both_splits(texts, tokenizer, tmp_path):
+    manifest = prepare(documents(["\n".join(texts)]), tokenizer, tmp_path / "s", 0.1)
     assert open_shards(tmp_path / "s").split("validation").documents_count > 0
+    assert manifest["cut"] == 1
 
 
-@pytest.mark.parametrize("text", ["", "a", "一" * 999, "句。" * 333, "段\n" * 500])
-def test_cut_pieces_join_to_the_text(text):
-    pieces = list(cut(text, 100))
-    assert "".join(pieces) == text
-    assert all(len(p) <= 100 for p in pieces)
+def test_passages_of_a_very_long_document_are_split_by_hash_like_documents(corpus, tokenizer_folder, tmp_path, capsys):
+    novel = "".join(f"第{n}句，炉火纯青。" for n in range(40_000))
+    with corpus.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": novel}) + "\n")
+    assert prepared(corpus, tokenizer_folder, tmp_path / "s", "--validation-share", "0.2") == 0
+    *human, last = capsys.readouterr().out.splitlines()
+    result = json.loads(last)
+    assert (result["documents"], result["kept"], result["cut"]) == (401, 401, 1)
+    assert "cut into passages: 1" in "\n".join(human)
+    opened, tokenizer = open_shards(tmp_path / "s"), Tokenizer.load(tokenizer_folder)
+    assert opened.manifest["cut"] == 1
+    for split in ("train", "validation"):
+        found = [tokenizer.decode(d.tolist()) for d in opened.split(split).documents()]
+        parts = [text for text in found if "炉火纯青" in text]
+        assert parts
+        assert all((normalised_hash(text) < 0.2 * 2**64) is (split == "validation") for text in parts)
 
 
 def test_a_corpus_of_one_tiny_document_is_a_clear_error(tokenizer, tmp_path):
@@ -100,6 +111,36 @@ def test_the_same_input_again_does_nothing_and_says_so(corpus, tokenizer_folder,
     assert json.loads(said.splitlines()[-1])["already_prepared"]
     assert "already prepared" in said
     assert (out / "manifest.json").stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The corpora whose contents were hashed, which takes reading all of them."""
+    found = []
+    whole = Corpus.fingerprint
+    monkeypatch.setattr(Corpus, "fingerprint", lambda corpus: found.append(corpus) or whole(corpus))
+    return found
+
+
+@pytest.mark.parametrize("there", ["a folder", "a file", "other shards", "shards of another corpus", "no permission"])
+def test_the_corpus_is_not_read_before_out_is_known_to_be_free(
+    there, corpus, tokenizer_folder, tmp_path, hashed, capsys
+):
+    out = tmp_path / "s"
+    if there == "a folder":
+        (out / "mine").mkdir(parents=True)
+    elif there == "a file":
+        out.touch()
+    elif there == "no permission":
+        out = tmp_path / "corpus.jsonl" / "s"  # below a file nothing can be made
+    else:
+        assert prepared(corpus, tokenizer_folder, out, *["--min-chars", "2"][: 2 * (there == "other shards")]) == 0
+        with corpus.open("a") as file:
+            file.write('{"text": "x"}\n' * (there == "shards of another corpus"))
+        hashed.clear()
+    assert prepared(corpus, tokenizer_folder, out) == 2
+    assert "error: " in capsys.readouterr().err
+    assert not hashed
 
 
 @pytest.mark.parametrize("flags", [["--validation-share", "0.3"], ["--min-chars", "20"], ["--no-dedup"]])
@@ -152,6 +193,24 @@ def test_damaged_shards_are_refused(damage, texts, tokenizer, tmp_path):
         (tmp_path / "s" / "manifest.json").write_text("{}")
     with pytest.raises(DataError, match=r"train-00000|manifest"):
         open_shards(tmp_path / "s")
+
+
+@pytest.mark.parametrize("other_size", [True, False])
+def test_a_tokenizer_that_did_not_make_the_shards_is_refused(other_size, texts, tokenizer, tmp_path):
+    prepare(documents(texts), tokenizer, tmp_path / "s", 0.1)
+    path = tmp_path / "s" / "tokenizer" / "tokenizer.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text + "\n" if other_size else text.replace("  ", " \t", 1), encoding="utf-8")
+    another = Tokenizer.load(path.parent)
+    with pytest.raises(DataError, match="another tokenizer") as refused:
+        open_shards(tmp_path / "s")
+    for named in (tokenizer.fingerprint[:12], another.fingerprint[:12], "danlu prepare"):
+        assert named in str(refused.value)
+    path.unlink()
+    with pytest.raises(DataError, match=r"missing.*danlu prepare"):
+        open_shards(tmp_path / "s")
+    path.write_text(text, encoding="utf-8")
+    open_shards(tmp_path / "s")
 
 
 def test_an_existing_folder_is_not_touched(texts, tokenizer, tmp_path):

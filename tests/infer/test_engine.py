@@ -1,6 +1,6 @@
 """Generation: equal to the plain loop over full forwards, streamed without broken characters."""
 
-import json
+import copy
 import math
 
 import pytest
@@ -8,15 +8,17 @@ import torch
 
 import danlu
 from danlu.checkpoint import save_checkpoint
-from danlu.cli import main
 from danlu.config import ArticleConfig, Qwen3Config
-from danlu.errors import ConfigError, DataError
+from danlu.errors import CheckpointError, ConfigError, DataError
 from danlu.infer.engine import generate
 from danlu.infer.sampling import Sampling
 from danlu.model import build_model
 
 GREEDY = Sampling(temperature=0)
 PROMPT = "珠穆朗玛峰是"
+QWEN3 = Qwen3Config(
+    hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, intermediate_size=48
+)
 
 
 def random_model(config, tokenizer, context=64):
@@ -31,29 +33,12 @@ def random_model(config, tokenizer, context=64):
 
 @pytest.fixture(scope="module")
 def qwen3(tokenizer):
-    return random_model(
-        Qwen3Config(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=16,
-            intermediate_size=48,
-        ),
-        tokenizer,
-    )
+    return random_model(QWEN3, tokenizer)
 
 
 @pytest.fixture(scope="module")
 def article(tokenizer):
     return random_model(ArticleConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4), tokenizer, 48).eval()
-
-
-@pytest.fixture(scope="module")
-def folder(qwen3, tokenizer, tmp_path_factory):
-    path = tmp_path_factory.mktemp("generate") / "ckpt"
-    save_checkpoint(path, qwen3, tokenizer)
-    return path
 
 
 def plain_greedy(model, tokenizer, prompt, n):
@@ -76,15 +61,79 @@ def test_greedy_equals_the_loop_over_full_forwards(family, request, tokenizer):
 
 
 def test_the_article_family_goes_on_past_its_context(article, tokenizer):
-    got = generate(article, tokenizer, PROMPT, max_new_tokens=90, sampling=GREEDY)
-    assert got.texts == [plain_greedy(article, tokenizer, PROMPT, 90)]
-    assert got.tokens > 60 or got.stopped == ["eos"]
+    model = copy.deepcopy(article)
+    with torch.no_grad():
+        model.language_model_out_linear_layer.bias[tokenizer.eos_id] = -1_000.0
+    got = generate(model, tokenizer, PROMPT, max_new_tokens=90, sampling=GREEDY)
+    assert (got.tokens, got.stopped) == (90, ["length"])
+    assert got.texts == [plain_greedy(model, tokenizer, PROMPT, 90)]
 
 
-def test_qwen3_stops_where_its_context_ends_and_says_so(qwen3, tokenizer):
-    got = generate(qwen3, tokenizer, PROMPT, max_new_tokens=500, sampling=Sampling(temperature=2.0, top_p=1.0), seed=3)
-    assert got.stopped[0] in ("context", "eos")
-    assert got.tokens <= qwen3.context
+def endless_model(tokenizer, context=64):
+    """Make a qwen3 model that never draws eos greedily: its logit is 0, and others are above."""
+    model = random_model(QWEN3.model_copy(update={"tie_word_embeddings": False}), tokenizer, context)
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.eos_id] = 0
+    return model
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_qwen3_stops_where_its_context_ends_and_says_so(tokenizer, samples):
+    """The context holds the begin mark, the prompt and all new tokens but the last, which nobody reads."""
+    endless = endless_model(tokenizer)
+    room = endless.context - len([tokenizer.eos_id, *tokenizer.encode(PROMPT)]) + 1
+    got = generate(endless, tokenizer, PROMPT, max_new_tokens=500, sampling=GREEDY, samples=samples)
+    assert got.stopped == ["context"] * samples
+    assert got.tokens == room * samples
+    assert got.texts == [plain_greedy(endless, tokenizer, PROMPT, room)] * samples
+    enough = generate(endless, tokenizer, PROMPT, max_new_tokens=room, sampling=GREEDY)
+    assert (enough.stopped, enough.texts) == (["length"], got.texts[:1])
+
+
+def test_a_prompt_that_fills_the_context_gets_one_token(tokenizer):
+    full = endless_model(tokenizer, context=1 + len(tokenizer.encode(PROMPT)))
+    got = generate(full, tokenizer, PROMPT, max_new_tokens=9, sampling=GREEDY)
+    assert (got.tokens, got.stopped) == (1, ["context"])
+
+
+def test_the_begin_mark_is_no_repetition(article, tokenizer):
+    """The end of a text has the id of its beginning: a penalty must not put it off."""
+    model = copy.deepcopy(article)
+    with torch.no_grad():
+        model.language_model_out_linear_layer.bias[tokenizer.eos_id] = 1_000.0
+    for samples in (1, 3):
+        penalised = Sampling(temperature=0, repetition_penalty=1_000.0)
+        got = generate(model, tokenizer, PROMPT, sampling=penalised, samples=samples)
+        assert (got.stopped, got.texts) == (["eos"] * samples, [""] * samples)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, ""])
+def test_penalised_tokens_are_those_of_the_prompt_and_the_text(qwen3, tokenizer, prompt):
+    """Compare with a plain loop over full forwards that penalises token by token."""
+    ids, new = tokenizer.encode(prompt), []
+    with torch.no_grad():
+        for _ in range(20):
+            logits = qwen3(torch.tensor([[tokenizer.eos_id, *ids, *new]])).logits_BTV[0, -1]
+            for token in {*ids, *new}:
+                logits[token] = logits[token] / 1.7 if logits[token] > 0 else logits[token] * 1.7
+            new.append(int(logits.argmax()))
+            if new[-1] == tokenizer.eos_id:
+                break
+    got = generate(
+        qwen3, tokenizer, prompt, max_new_tokens=20, sampling=Sampling(temperature=0, repetition_penalty=1.7)
+    )
+    assert got.texts == [tokenizer.decode(i for i in new if i != tokenizer.eos_id)]
+    assert got.tokens == len(new)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_the_checkpoints_fault(qwen3, tokenizer, broken):
+    """Not the settings': a run takes a ConfigError for a reason to begin anew."""
+    model = copy.deepcopy(qwen3)
+    with torch.no_grad():
+        model.model.norm.weight[0] = broken
+    with pytest.raises(CheckpointError, match="not finite"):
+        generate(model, tokenizer, PROMPT)
 
 
 def test_a_sample_does_not_depend_on_how_many_there_are(qwen3, tokenizer):
@@ -138,11 +187,9 @@ def test_global_random_numbers_are_not_touched(qwen3, tokenizer):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_prompt_longer_than_the_context_names_both_lengths(qwen3, tokenizer, folder, capsys):
+def test_a_prompt_longer_than_the_context_names_both_lengths(qwen3, tokenizer):
     with pytest.raises(DataError, match=r"\d+ tokens.*64"):
         generate(qwen3, tokenizer, "长江位于" * 100)
-    assert main(["generate", str(folder), "长江位于" * 100]) == 2
-    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_an_empty_prompt_is_fine(qwen3, tokenizer):
@@ -151,26 +198,11 @@ def test_an_empty_prompt_is_fine(qwen3, tokenizer):
         generate(qwen3, tokenizer, "", max_new_tokens=0)
 
 
-def test_transformers_generates_the_same_greedy_text(folder, qwen3, tokenizer):
+def test_transformers_generates_the_same_greedy_text(qwen3, tokenizer, tmp_path):
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    save_checkpoint(tmp_path / "ckpt", qwen3, tokenizer)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ckpt")
     ids = torch.tensor([[tokenizer.eos_id, *tokenizer.encode(PROMPT)]])
     out = theirs.generate(ids, max_new_tokens=30, do_sample=False, pad_token_id=0)[0, ids.shape[1] :].tolist()
     expected = tokenizer.decode(i for i in out if i != tokenizer.eos_id)
     assert danlu.generate(qwen3, tokenizer, PROMPT, max_new_tokens=30, sampling=GREEDY).texts == [expected]
-
-
-def test_the_command_streams_or_prints_json(folder, capsys):
-    assert main(["generate", str(folder), "--max-new-tokens", "8", "--temperature", "0"]) == 0
-    streamed = capsys.readouterr().out
-    assert main(["generate", str(folder), "--max-new-tokens", "8", "--temperature", "0", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["prompt"] == PROMPT
-    assert streamed.startswith(PROMPT + result["texts"][0])
-    assert {"prompt", "texts", "tokens", "seconds", "tokens_per_second"} <= result.keys()
-
-
-@pytest.mark.parametrize("flags", [["--top-p", "0"], ["--temperature", "-1"], ["--samples", "0"], ["--nonsense", "1"]])
-def test_wrong_flags_are_one_line(folder, flags, capsys):
-    assert main(["generate", str(folder), *flags]) == 2
-    assert capsys.readouterr().err.startswith("error: ")

@@ -20,6 +20,7 @@ from danlu.types import Batch
 GOLDEN = Path(__file__).parent.parent / "data" / "golden"
 FIGURES = json.loads((GOLDEN / "blog_tiny.json").read_text())
 TENSORS = load_file(GOLDEN / "blog_tiny.safetensors")
+EMBEDDING = "token_embedding.weight"
 
 
 def golden_state():
@@ -28,6 +29,10 @@ def golden_state():
 
 def golden_model():
     return from_article_state(golden_state(), "golden")
+
+
+def masks(state) -> list[str]:
+    return [name for name in state if name.endswith(".mask")]
 
 
 def golden_batch(step: int) -> Batch:
@@ -132,14 +137,31 @@ def test_the_two_initialisations():
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda s: s.pop("token_embedding.weight"),
+        lambda s: s.pop(EMBEDDING),
         lambda s: s.pop("transformer_block.1.multi_head_attention.heads.2.Wk.weight"),
         lambda s: s.update(stranger=torch.zeros(1)),
         lambda s: s.update({"language_model_out_linear_layer.bias": torch.zeros(5)}),
+        lambda s: s.update({EMBEDDING: torch.zeros(5)}),
+        lambda s: s.update({EMBEDDING: torch.zeros(())}),
+        lambda s: s.update({EMBEDDING: torch.zeros(0, 16)}),
+        lambda s: s.update({EMBEDDING: torch.zeros(7, 5)}),
+        lambda s: s.update({EMBEDDING: torch.zeros_like(s[EMBEDDING], dtype=torch.int8)}),
+        lambda s: s.update({next(iter(masks(s))): torch.tensor(1.0)}),
+        lambda s: s.update({next(iter(masks(s))): torch.ones(3)}),
+        lambda s: s.update({next(iter(masks(s))): torch.ones(0, 0)}),
+        lambda s: [s.pop(name) for name in masks(s)],
     ],
 )
 def test_a_damaged_state_dict_is_refused_by_name(damage):
     state = golden_state()
     damage(state)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=r"^x\.pt: [^\n]*$"):
+        from_article_state(state, "x.pt")
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    state = golden_state()
+    names = [n for n in state if ".heads.0." in n]
+    state |= {n.replace(".heads.0.", ".heads.stranger."): state[n] for n in names}
+    with pytest.raises(CheckpointError, match=r"num_attention_heads \d+ does not divide hidden_size \d+"):
         from_article_state(state, "x.pt")

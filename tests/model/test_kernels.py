@@ -3,7 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from danlu.config import ArticleConfig, Qwen3Config
+from danlu.model import build_model, loss
 from danlu.model.kernels import causal_attention, rms_norm, rotate
 from danlu.model.loss import chunked_nll
 
@@ -96,3 +99,27 @@ def test_the_loss_of_an_impossible_token_is_exact():
     weight = torch.tensor([[500.0], [0.0]])
     nll = chunked_nll(torch.ones(1, 1, 1), weight, None, torch.tensor([[1]]))
     assert nll.item() == pytest.approx(500.0)
+
+
+@pytest.mark.parametrize(("mode", "products"), [(torch.no_grad, 1), (torch.inference_mode, 1), (torch.enable_grad, 3)])
+def test_the_loss_computes_gradients_only_where_they_can_be_asked_for(mode, products):
+    """Count FLOPs: the logits are one product of this size, the two gradients two more."""
+    hidden, weight = torch.randn(3, 700, 12), torch.randn(37, 12, requires_grad=True)
+    labels = torch.randint(37, (3, 700))
+    with mode(), FlopCounterMode(display=False) as counted:
+        chunked_nll(hidden, weight, None, labels)
+    assert counted.get_total_flops() == products * 2 * labels.numel() * weight.numel()
+
+
+@pytest.mark.parametrize("config", [Qwen3Config(num_hidden_layers=1), ArticleConfig(num_hidden_layers=1)])
+def test_evaluation_makes_no_gradient_of_the_output_layer(config, monkeypatch):
+    made = []
+    original = loss._Gradients
+    monkeypatch.setattr(loss, "_Gradients", lambda *inputs: made.append(inputs) or original(*inputs))
+    model, ids = build_model(config, 50, 16).eval(), torch.randint(50, (2, 16))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            model(ids, labels=ids)
+    assert not made
+    model(ids, labels=ids)
+    assert len(made) == 1

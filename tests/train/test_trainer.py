@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import pytest
 import torch
 from tiny_run import TINY, assert_same_run, settings, weights
 
-from danlu import log
+from danlu import log, storage
 from danlu.checkpoint import load_model, newest_good
 from danlu.cli import main
 from danlu.commands.train_ import train
 from danlu.configure import to_toml
-from danlu.errors import CheckpointError, ConfigError, OutputError, TrainingError
+from danlu.data.prepare import prepare
+from danlu.errors import CheckpointError, ConfigError, DataError, OutputError, TokenizerError, TrainingError
+from danlu.tokenizer import train_tokenizer
+from danlu.types import Document
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,7 @@ def test_a_run_leaves_everything_behind(whole):
     assert kinds.count("train") == 10
     assert kinds.count("eval") == 4  # before the first step, after 4, 8 and the last
     assert kinds.count("sample") == 4
+    assert "not finished" not in (run / "report.html").read_text()
     assert json.loads((run / "summary.json").read_text()) == whole
 
 
@@ -71,7 +76,7 @@ class Stop(Exception):
     """Raised to leave a run at a chosen point, as a crash would."""
 
 
-def stopped_after(monkeypatch, config, step):
+def stopped_after(monkeypatch, config, step, error=Stop):
     """Run until `step` updates are done, then crash without saving."""
     from danlu.train.trainer import Trainer
 
@@ -79,21 +84,22 @@ def stopped_after(monkeypatch, config, step):
 
     def crashing(self):
         if self.progress.step == step:
-            raise Stop
+            raise error
         original(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", crashing)
-        with pytest.raises(Stop):
+        with pytest.raises(error):
             train(config, resume=True)
 
 
-@pytest.mark.parametrize("step", [1, 3, 5, 8])
-def test_resume_is_bit_exact(whole, shards_folder, tmp_path, monkeypatch, step):
+@pytest.mark.parametrize(("step", "saved"), [(1, None), (3, 3), (5, 4), (8, 8)])
+def test_resume_is_bit_exact(whole, shards_folder, tmp_path, monkeypatch, step, saved):
+    """Checkpoints come every 3 steps, and after the best evaluation so far (every 4)."""
     config = settings(shards_folder, tmp_path / "run")
     stopped_after(monkeypatch, config, step)
     done = train(config, resume=True)
-    assert done["resumed_at"] == (step // 3 * 3 or None)
+    assert done["resumed_at"] == saved
     assert_same_run(whole, done)
 
 
@@ -173,6 +179,28 @@ def test_init_starts_a_new_run_from_a_checkpoint(whole, shards_folder, tmp_path)
     assert done["step"] == 2
 
 
+def test_init_takes_another_context_and_trains_with_the_dropout_of_this_run(shards_folder, tmp_path):
+    family = {"model_type": "danlu_article", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    without = {"model": {**family, "dropout": 0.0}, "optim": {"name": "adamw"}, "checkpoint_every": 100}
+    first = train(settings(shards_folder, tmp_path / "first", "2 steps", **without))
+    longer = {**without, "context": 64, "init": first["checkpoint"]}
+    runs = {}
+    for dropout in (0.0, 0.5):
+        changes = {**longer, "model": {**family, "dropout": dropout}}
+        done = train(settings(shards_folder, tmp_path / f"next-{dropout}", "3 steps", **changes))
+        runs[dropout] = load_model(Path(done["checkpoint"]))
+        assert runs[dropout].context == 64
+    assert any(not torch.equal(a, b) for a, b in zip(runs[0.0].parameters(), runs[0.5].parameters(), strict=True))
+
+
+def test_init_with_another_tokenizer_is_refused(whole, shards_folder, tmp_path, texts):
+    other = train_tokenizer(texts[:300], 320)
+    documents = [Document(text, "test", str(i)) for i, text in enumerate(texts)]
+    prepare(documents, other, tmp_path / "shards", 0.1)
+    with pytest.raises(TokenizerError, match="another tokenizer"):
+        train(settings(tmp_path / "shards", tmp_path / "x", init=whole["checkpoint"]))
+
+
 def test_init_with_another_architecture_is_refused(whole, shards_folder, tmp_path):
     with pytest.raises(CheckpointError, match="architecture"):
         train(settings(shards_folder, tmp_path / "x", init=whole["checkpoint"], model={"hidden_size": 64}))
@@ -181,12 +209,82 @@ def test_init_with_another_architecture_is_refused(whole, shards_folder, tmp_pat
 def test_a_damaged_newest_checkpoint_is_passed_over(whole, shards_folder, tmp_path, monkeypatch, capsys):
     config = settings(shards_folder, tmp_path / "run")
     stopped_after(monkeypatch, config, 8)
-    victim = tmp_path / "run" / "checkpoints" / "step-00000006" / "trainer" / "state.safetensors"
-    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    damage(tmp_path / "run" / "checkpoints" / "step-00000008")
     done = train(config, resume=True)
-    assert done["resumed_at"] == 3
+    assert done["resumed_at"] == 6
     assert "state.safetensors" in capsys.readouterr().err
     assert_same_run(whole, done)
+
+
+def damage(checkpoint):
+    victim = checkpoint / "trainer" / "state.safetensors"
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+
+
+def test_a_damaged_checkpoint_of_a_later_step_does_not_push_out_good_ones(shards_folder, tmp_path, monkeypatch):
+    changes = {"checkpoint_every": 2, "eval_every": 100, "keep_checkpoints": 1}
+    config = settings(shards_folder, tmp_path / "run", **changes)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    stopped_after(monkeypatch, config, 4)
+    older = checkpoints.parent / "older"
+    shutil.copytree(checkpoints / "step-00000004", older)
+    stopped_after(monkeypatch, config, 8)
+    older.rename(checkpoints / "step-00000004")
+    damage(checkpoints / "step-00000008")
+    stopped_after(monkeypatch, config, 6)
+    assert [folder.name for folder in checkpoints.iterdir()] == ["step-00000006"]
+    assert newest_good(checkpoints).name == "step-00000006"
+
+
+def test_where_no_checkpoint_verifies_starting_over_must_be_asked_for(shards_folder, tmp_path, monkeypatch):
+    config = settings(shards_folder, tmp_path / "run", checkpoint_every=2, eval_every=100)
+    stopped_after(monkeypatch, config, 2)
+    damage(tmp_path / "run" / "checkpoints" / "step-00000002")
+    with pytest.raises(CheckpointError, match="no checkpoint in it verifies"):
+        train(config, resume=True)
+
+
+def test_an_error_in_the_middle_of_a_run_leaves_its_checkpoints(shards_folder, tmp_path, monkeypatch):
+    config = settings(shards_folder, tmp_path / "run")
+    stopped_after(monkeypatch, config, 4, ConfigError)
+    assert newest_good(tmp_path / "run" / "checkpoints").name == "step-00000004"
+
+
+def test_what_the_user_had_in_the_folder_stays(shards_folder, tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    with pytest.raises(DataError, match="prompt"):
+        train(settings(shards_folder, tmp_path, prompts=["长江" * 100]), resume=True)
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_a_prompt_that_does_not_fit_leaves_no_folder(shards_folder, tmp_path):
+    with pytest.raises(DataError, match="prompt"):
+        train(settings(shards_folder, tmp_path / "run", prompts=["长江" * 100]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_where_it_was_moved(whole, shards_folder, tmp_path, monkeypatch):
+    config = settings(shards_folder, tmp_path / "run")
+    stopped_after(monkeypatch, config, 5)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert main(["train", str(tmp_path / "moved"), "--resume"]) == 0
+    assert_same_run(whole, {**whole, "run": tmp_path / "moved", "checkpoint": tmp_path / "moved" / "latest"})
+
+
+def test_two_processes_do_not_write_one_run(shards_folder, tmp_path, monkeypatch):
+    config = settings(shards_folder, tmp_path / "run")
+    stopped_after(monkeypatch, config, 4)
+    with storage.only_writer(tmp_path / "run"), pytest.raises(OutputError, match="another process"):
+        train(config, resume=True)
+
+
+def test_no_space_for_the_metrics_is_one_line_and_the_checkpoint_stays(shards_folder, tmp_path, monkeypatch):
+    config = settings(shards_folder, tmp_path / "run", checkpoint_every=2)
+    stopped_after(monkeypatch, config, 4)
+    monkeypatch.setattr(log.MetricsLog, "path", property(lambda _: Path("/dev/full"), lambda *_: None), raising=False)
+    with pytest.raises(OutputError, match="no space left"):
+        train(config, resume=True)
+    assert newest_good(tmp_path / "run" / "checkpoints").name == "step-00000004"
 
 
 def test_losses_that_are_not_finite_stop_the_run_with_the_last_good_checkpoint(shards_folder, tmp_path, monkeypatch):
@@ -226,6 +324,7 @@ def test_recorded_revisions_are_repeated_on_resume(shards_folder, tmp_path, monk
     before = json.loads((tmp_path / "run" / "plan.json").read_text())["versions"]
     train(config, resume=True)
     after = json.loads((tmp_path / "run" / "plan.json").read_text())["versions"]
+    assert len(before) > 1
     assert after[: len(before)] == before
 
 

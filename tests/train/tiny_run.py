@@ -17,6 +17,7 @@ TINY = {
     "eval_every": 4,
     "checkpoint_every": 3,
     "sample_tokens": 5,
+    "embedding": "bigrams",
     "model": {
         "hidden_size": 32,
         "num_hidden_layers": 2,

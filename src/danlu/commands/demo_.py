@@ -44,15 +44,15 @@ def run(argv: list[str]) -> int:
     """Parse, run every stage, print samples, the table and what to try next."""
     options = parse_flags(Options, argv, "danlu demo")
     result = demo(options)
-    status = finish(result, _text(result), options.json)
+    status = finish(result, _text(result) if result["finished"] else _stopped(options, result), options.json)
     return status if result["finished"] else 130
 
 
 def demo(options: Options) -> dict[str, Any]:
     """Run the stages that are not done yet in `options.out`; return what `danlu demo --json` prints."""
     started = time.monotonic()
-    if not 0.2 <= options.minutes <= 10_000:
-        raise ConfigError(f"danlu demo: --minutes {options.minutes:g}: give between 0.2 and 10,000 minutes")
+    if not 0.5 <= options.minutes <= 10_000:
+        raise ConfigError(f"danlu demo: --minutes {options.minutes:g}: give between 0.5 and 10,000 minutes")
     if not options.resume:
         storage.require_absent(options.out)
     log.say(f"danlu demo: {options.minutes:g} minutes, into {options.out}/")
@@ -66,11 +66,8 @@ def demo(options: Options) -> dict[str, Any]:
         "report": str(options.out / "run" / "report.html"),
         "baselines": baselines,
     }
-    return {
-        **result,
-        **_judge(options, shards, tokenizer, Path(done["checkpoint"])),
-        "seconds": _since(started),
-    }
+    judged = _judge(options, shards, tokenizer, Path(done["checkpoint"])) if done["finished"] else {}
+    return {**result, **judged, "seconds": _since(started)}
 
 
 def _data(out: Path) -> tuple[Shards, Tokenizer]:
@@ -86,12 +83,15 @@ def _data(out: Path) -> tuple[Shards, Tokenizer]:
         return open_shards(out / "shards"), Tokenizer.load(out / "tokenizer")
     counts = Counts()
     rules = [*default_rules(_MINIMUM_CHARACTERS), ExactDedup()]
-    documents = list(clean(log.track(Corpus(["demo"]), "corpus", unit="documents"), rules, counts))
+    documents = list(clean(Corpus(["demo"]).track("corpus"), rules, counts))
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in counts.dropped.items())
+    log.say(f"corpus: {counts.documents:,} documents, {counts.kept:,} kept; dropped: {dropped}")
     if not (out / "tokenizer").is_dir():
         log.say(f"tokenizer: learning {_VOCABULARY:,} entries from {counts.characters:,} characters")
         train_tokenizer((d.text for d in documents), _VOCABULARY).save(out / "tokenizer")
     tokenizer = Tokenizer.load(out / "tokenizer")
-    prepare(log.track(documents, "shards", len(documents), "documents"), tokenizer, out / "shards")
+    about = {"sources": ["demo"], "documents": counts.documents, "kept": counts.kept, "dropped": counts.dropped}
+    prepare(log.track(documents, "shards", len(documents), "documents"), tokenizer, out / "shards", about=about)
     return open_shards(out / "shards"), tokenizer
 
 
@@ -168,6 +168,11 @@ def _judge(options: Options, shards: Shards, tokenizer: Tokenizer, checkpoint: P
         "loss_nats_per_token": score.loss_nats_per_token,
         "samples": samples,
     }
+
+
+def _stopped(options: Options, result: dict[str, Any]) -> str:
+    step, checkpoint = result["step"], result["checkpoint"]
+    return f"stopped at step {step:,}, saved in {checkpoint}\ngo on with: danlu demo --resume --out {options.out}"
 
 
 def _since(started: float) -> float:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from danlu.evaluate.foreign import Candidate
     from danlu.evaluate.loss import Score
 
+_NO_BASELINES: dict[str, Any] = {"baselines": {}, "train_text_skipped": 0}
+
 
 @dataclass(frozen=True)
 class Options(SourceOptions):
@@ -53,10 +55,11 @@ def run(argv: list[str]) -> int:
 
     candidate = load_any(path)
     window = checked_window(options.window, candidate.context, candidate.default_window)
-    characters = sum(map(len, texts_of(options, options.sources, "validation", "reading")))
+    scored = Texts(options, options.sources, "validation")
+    characters = sum(map(len, scored.read("reading")))
     if not characters:
         raise DataError(f"{', '.join(options.sources)}: holds no text to score")
-    score, computed = _score(options, candidate, window, characters)
+    score, computed = _score(candidate, scored, window, characters, options.precision)
     if not math.isfinite(score.nats):
         raise CheckpointError(f"{path}: its loss on this text is {score.nats}: the weights are not usable")
     result = {
@@ -65,59 +68,77 @@ def run(argv: list[str]) -> int:
         "bits_per_char": score.bits_per_char,
         "bits_per_byte": score.bits_per_byte,
         "documents": score.documents,
+        "skipped": scored.skipped,
         "characters": score.characters,
         "bytes": score.bytes,
         "tokens": score.tokens,
         "window": score.window,
         **computed,
-        "baselines": _baselines(options, path) if options.baselines else {},
+        **(_baselines(options, path, scored) if options.baselines else _NO_BASELINES),
     }
     return finish(result, _text(result), options.json)
 
 
-def _score(options: Options, candidate: Candidate, window: int, characters: int) -> tuple[Score, dict[str, str]]:
+def _score(
+    candidate: Candidate, scored: Texts, window: int, characters: int, precision: str
+) -> tuple[Score, dict[str, str]]:
     from danlu.evaluate.loss import score_texts
     from danlu.train import devices
 
-    machine = devices.probe(DeviceConfig.model_validate({"precision": options.precision}))
+    machine = devices.probe(DeviceConfig.model_validate({"precision": precision}))
     model = candidate.model.to(devices.prepare(machine, deterministic=False))
     model.compute_dtype = machine.dtype  # pyright: ignore[reportArgumentType]
     with log.progress("characters") as bar:
         task = bar.add_task("scoring", total=characters, note="")
-        texts = texts_of(options, options.sources, "validation")
+        texts = scored.read()
         score = score_texts(model, candidate.tokenizer, texts, window, lambda n: bar.advance(task, round(n)))
         bar.update(task, completed=characters)
     return score, {"device": machine.device, "precision": machine.precision}
 
 
-def texts_of(options: SourceOptions, sources: Sequence[str], split: str, progress: str | None = None) -> Iterator[str]:
-    """Yield the raw texts of sources; of a shard folder, those of one split. `progress` names a bar."""
-    from danlu.data.shards import open_shards
-    from danlu.evaluate import baselines
-    from danlu.tokenizer import Tokenizer
+@dataclass
+class Texts:
+    """The raw texts of sources; of a shard folder, those of one split."""
 
-    for source in sources:
-        if (Path(source) / storage.MANIFEST).is_file():
-            shards = open_shards(Path(source))
-            texts = baselines.texts_of(shards, Tokenizer.load(shards.tokenizer_folder), split)
-            total = shards.split(split).documents_count
-            yield from log.track(texts, progress, total, "documents") if progress else texts
-        else:
-            corpus = options.corpus([source])
-            yield from (d.text for d in (corpus.track(progress) if progress else corpus))
+    options: SourceOptions
+    sources: Sequence[str]
+    split: str
+    skipped: int = 0
+    """unreadable records that the last reading passed over"""
+
+    def read(self, progress: str | None = None) -> Iterator[str]:
+        """Yield the texts from the first on; `progress` names a bar."""
+        self.skipped = 0
+        for source in self.sources:
+            if (Path(source) / storage.MANIFEST).is_file():
+                yield from self._shards(Path(source), progress)
+            else:
+                corpus = self.options.corpus([source])
+                yield from (d.text for d in (corpus.track(progress) if progress else corpus))
+                self.skipped += corpus.skipped
+
+    def _shards(self, folder: Path, progress: str | None) -> Iterator[str]:
+        from danlu.data.shards import open_shards
+        from danlu.evaluate import baselines
+        from danlu.tokenizer import Tokenizer
+
+        shards = open_shards(folder)
+        texts = baselines.texts_of(shards, Tokenizer.load(shards.tokenizer_folder), self.split)
+        total = shards.split(self.split).documents_count
+        return log.track(texts, progress, total, "documents") if progress else texts
 
 
-def _baselines(options: Options, path: Path) -> dict[str, Any]:
+def _baselines(options: Options, path: Path, scored: Texts) -> dict[str, Any]:
     """Measure bigrams and xz on the same text, where a training text is named or found."""
     from danlu.evaluate import baselines
 
     training = options.train_text or _run_shards(path)
     if not training:
         log.say(f"no baselines: {path} lies in no run whose shards are here. Name the training text: --train-text")
-        return {}
-    return baselines.measure(
-        texts_of(options, training, "train", "bigrams"), texts_of(options, options.sources, "validation")
-    )
+        return _NO_BASELINES
+    texts = Texts(options, training, "train")
+    measured = baselines.measure(texts.read("bigrams"), scored.read())
+    return {"baselines": measured, "train_text_skipped": texts.skipped}
 
 
 def _run_shards(path: Path) -> tuple[str, ...]:
@@ -137,11 +158,13 @@ def _text(result: dict[str, Any]) -> str:
     rows = {"model": result["bits_per_char"]}
     rows |= {name: entry["bits_per_char"] for name, entry in result["baselines"].items()}
     width = max(map(len, rows))
+    of_training = f", and {result['train_text_skipped']:,} of the training text" if result["train_text_skipped"] else ""
     return "\n".join(
         [
             f"{result['documents']:,} documents, {result['characters']:,} characters, "
             f"{result['tokens']:,} tokens, windows of {result['window']:,}, "
             f"{result['precision']} on {result['device']}",
+            f"unreadable and passed over: {result['skipped']:,}{of_training}",
             f"{result['loss_nats_per_token']:.4f} nats/token, {result['bits_per_byte']:.4f} bits/byte",
             "",
             "bits per character (lower is better)",

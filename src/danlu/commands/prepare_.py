@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
@@ -15,10 +16,18 @@ from danlu.commands import SourceOptions, finish, required
 from danlu.configure import parse_flags
 from danlu.errors import ConfigError
 
+if TYPE_CHECKING:
+    from danlu.data.sources import Corpus
+    from danlu.tokenizer import Tokenizer
+    from danlu.types import Document
+
 
 @dataclass(frozen=True)
 class Options(SourceOptions):
-    """Make a shard folder: cleaned, deduplicated, split by hash, tokenised on all cores, packed."""
+    """Make a shard folder: cleaned, deduplicated, split by hash, tokenised on all cores, packed.
+
+    Few documents (under 100) are cut into passages first, and in any corpus those of more than 200,000 characters.
+    """
 
     sources: Positional[tuple[str, ...]] = ()
     """files, folders, globs, or `demo`"""
@@ -31,7 +40,7 @@ class Options(SourceOptions):
     min_chars: int = 1
     """drop documents with fewer characters"""
     dedup: bool = True
-    """drop exact duplicates"""
+    """drop exact duplicates; texts that differ in nothing but white space count as such"""
     json: bool = False
     """print one JSON object as the last line"""
 
@@ -52,6 +61,8 @@ def run(argv: list[str]) -> int:
         "kept": manifest["kept"],
         "dropped": manifest["dropped"],
         "skipped": manifest["skipped"],
+        "cut": manifest["cut"],
+        "lossless": manifest["lossless"],
         "tokens": {name: entry["tokens"] for name, entry in splits.items()},
         "characters": sum(entry["characters"] for entry in splits.values()),
         "seconds": manifest["seconds"],
@@ -63,45 +74,71 @@ def run(argv: list[str]) -> int:
 
 def prepare_sources(options: Options, folder: Path, out: Path) -> tuple[dict[str, Any], bool]:
     """Return the shard folder's manifest, and whether the same input had been prepared into it already."""
-    from danlu.data.clean import EDITION, Counts, clean, default_rules
+    from danlu.data.clean import Counts, clean, default_rules
     from danlu.data.dedup import ExactDedup
     from danlu.data.prepare import prepare
-    from danlu.data.shards import FORMAT, open_shards
     from danlu.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(folder)
     corpus = options.corpus(options.sources)
-    settings = [
-        EDITION,
-        FORMAT,
-        corpus.fingerprint(),
-        tokenizer.fingerprint,
-        options.validation_share,
-        options.min_chars,
-        options.dedup,
-    ]
-    inputs = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-    if (out / storage.MANIFEST).is_file():
-        shards = open_shards(out)
-        if shards.manifest.get("inputs") == inputs:
-            return shards.manifest, True
-    counts, about = Counts(), {"inputs": inputs, "sources": list(options.sources)}
+    settings = _settings(options, tokenizer, corpus)
+    done = _done(out, settings, corpus)
+    if done is not None:
+        return done, True
+    counts, about = Counts(), {"sources": list(options.sources), "settings": settings}
     rules = [*default_rules(options.min_chars), *([ExactDedup()] if options.dedup else [])]
 
-    def documents():
+    def documents() -> Iterator[Document]:
+        about["inputs"] = _inputs(settings, corpus)  # reads the whole corpus: only now that `out` can be written
         yield from clean(corpus.track("preparing"), rules, counts)
         about.update(documents=counts.documents, kept=counts.kept, dropped=counts.dropped, skipped=corpus.skipped)
 
     return prepare(documents(), tokenizer, out, options.validation_share, about), False
 
 
+def _settings(options: Options, tokenizer: Tokenizer, corpus: Corpus) -> dict[str, Any]:
+    """Return what can be known, without reading the corpus, of what decides the shards."""
+    from danlu.data.clean import EDITION
+    from danlu.data.shards import FORMAT
+
+    return {
+        "edition": EDITION,
+        "format": FORMAT,
+        "tokenizer": tokenizer.fingerprint,
+        "corpus_bytes": corpus.bytes_total,
+        "validation_share": options.validation_share,
+        "min_chars": options.min_chars,
+        "dedup": options.dedup,
+    }
+
+
+def _inputs(settings: dict[str, Any], corpus: Corpus) -> str:
+    return hashlib.sha256(json.dumps([settings, corpus.fingerprint()]).encode()).hexdigest()
+
+
+def _done(out: Path, settings: dict[str, Any], corpus: Corpus) -> dict[str, Any] | None:
+    """Return the manifest of `out` if it holds the same input prepared alike, None if nothing is there.
+
+    The corpus is read only where all else is equal. Raises OutputError where `out` is anything else.
+    """
+    from danlu.data.shards import open_shards
+
+    if (out / storage.MANIFEST).is_file():
+        manifest = open_shards(out).manifest
+        if manifest.get("settings") == settings and manifest["inputs"] == _inputs(settings, corpus):
+            return manifest
+    storage.require_absent(out)
+    return None
+
+
 def _text(result: dict[str, Any], out: Path) -> str:
-    dropped = ", ".join(f"{reason} {count:,}" for reason, count in result["dropped"].items()) or "none"
+    from danlu.data.clean import account
+
     tokens = result["tokens"]
     done = "already prepared: the same input, tokenizer and settings\n" if result["already_prepared"] else ""
+    counts = (result[name] for name in ("documents", "kept", "dropped", "skipped", "cut"))
     return (
-        f"{done}{result['documents']:,} documents, {result['kept']:,} kept; dropped: {dropped}; "
-        f"unreadable and passed over: {result['skipped']:,}\n"
+        f"{done}{account(*counts)}\n"
         f"{result['characters']:,} characters, {tokens['train']:,} training tokens, "
         f"{tokens['validation']:,} validation tokens, {result['seconds']:.1f} s  ->  {out}"
     )

@@ -16,7 +16,10 @@ _WIDTH = 36
 
 @dataclass(frozen=True)
 class Options(SourceOptions):
-    """Count documents, characters, lengths, duplicates, kinds of characters and common openings."""
+    """Count documents, characters, lengths, duplicates, kinds of characters and common openings.
+
+    A duplicate is a text that has occurred before, white space aside.
+    """
 
     sources: Positional[tuple[str, ...]] = ()
     """files, folders, globs, or `demo`"""
@@ -45,7 +48,7 @@ def _text(result: dict[str, Any]) -> str:
         ("documents", f"{result['documents']:,}"),
         ("characters", f"{result['characters']:,} ({result['mean_chars']:,.1f} a document)"),
         ("lines", f"{result['lines']:,} ({result['mean_line_chars']:,.2f} characters a stripped line)"),
-        ("exact duplicates", f"{duplicates['count']:,} ({duplicates['share']:.1%})"),
+        ("exact duplicates", f"{duplicates['count']:,} ({duplicates['share']:.1%}), white space aside"),
         ("skipped", f"{result['skipped']:,}"),
         ("characters are", "  ".join(f"{n} {s:.1%}" for n, s in result["character_classes"].items())),
         ("lengths", "  ".join(f"{name} {value:,}" for name, value in result["percentiles"].items())),

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from danlu.commands import finish, required
 from danlu.config import TrainConfig
 from danlu.configure import check, parse_flags, read_tables
+from danlu.errors import ConfigError
 
 if TYPE_CHECKING:
     from danlu.model import Model
@@ -46,14 +47,15 @@ def run(argv: list[str]) -> int:
 
 
 def _load(name: str, options: Options) -> tuple[Model, int]:
-    from danlu.checkpoint import CONFIG, load_model, resolve
+    from danlu.checkpoint import CONFIG, load_model
     from danlu.model import build_model
 
-    if Path(name).is_dir():
-        model = load_model(resolve(Path(name)))
+    folder = Path(name).parent if Path(name).name == CONFIG else Path(name)
+    if folder.is_dir():
+        model = load_model(folder)
         return model, model.context
-    if Path(name).name == CONFIG:
-        return load_model(Path(name).parent), 512
+    if options.vocab_size < 1:
+        raise ConfigError(f"--vocab-size {options.vocab_size}: must be 1 or more")
     config = check(TrainConfig, read_tables(name), name)
     return build_model(config.model, options.vocab_size, config.context), config.batch_tokens
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,15 @@ from danlu.commands import SourceOptions, finish, required
 from danlu.configure import parse_flags
 from danlu.errors import ConfigError
 
-_SAMPLE_DOCUMENTS = 2000
+_REPORTED_TEXTS = 2000
 
 
 @dataclass(frozen=True)
 class Options(SourceOptions):
-    """Train a byte-level BPE tokenizer (Qwen2's pre-tokeniser) on cleaned, deduplicated text."""
+    """Train a byte-level BPE tokenizer (Qwen2's pre-tokeniser) on cleaned text.
+
+    Later copies of a document are dropped; texts that differ in nothing but white space count as copies.
+    """
 
     sources: Positional[tuple[str, ...]] = ()
     """files, folders, globs, or `demo`"""
@@ -30,6 +32,8 @@ class Options(SourceOptions):
     """folder to make"""
     min_chars: int = 1
     """drop documents with fewer characters"""
+    sample_chars: int = 10_000_000
+    """learn from at most so many characters, documents chosen by hash (memory: some 230 bytes for each)"""
     json: bool = False
     """print one JSON object as the last line"""
 
@@ -43,32 +47,52 @@ def run(argv: list[str]) -> int:
         raise ConfigError(f"danlu tokenizer: {argv[0]!r} is nothing it does. Known: train")
     options = parse_flags(Options, argv[1:], "danlu tokenizer train")
     out = required(options.out, "--out", "name the folder to write the tokenizer to")
+    if options.sample_chars < 1:
+        raise ConfigError(f"--sample-chars {options.sample_chars:,}: give 1 or more")
     storage.require_absent(out)
     result = train(options, out)
-    text = (
-        f"{result['vocab_size']:,} entries, {result['chars_per_token']:.3f} characters a token, "
-        f"coverage {result['coverage']:.2%}, {result['byte_fragments']:,} byte fragments  ->  {out}"
-    )
-    return finish(result, text, options.json)
+    return finish(result, _text(result, out), options.json)
 
 
 def train(options: Options, out: Path) -> dict[str, Any]:
-    """Stream the cleaned texts into the trainer; the report is made on the first documents."""
+    """Stream the cleaned texts into a sample and learn from it; the report is of the sample's first texts."""
     from danlu.data.clean import Counts, clean, default_rules
     from danlu.data.dedup import ExactDedup
+    from danlu.data.passages import Passages
+    from danlu.data.sample import sample
     from danlu.tokenizer import train_tokenizer
 
-    counts = Counts()
-
-    def texts() -> Iterator[str]:
-        corpus = options.corpus(options.sources)
-        rules = [*default_rules(options.min_chars), ExactDedup()]
-        for document in clean(corpus.track("reading"), rules, counts):
-            yield document.text
-        log.say(f"learning {options.vocab_size:,} entries from {counts.characters:,} characters")
-
-    tokenizer = train_tokenizer(texts(), options.vocab_size)
+    started = time.monotonic()
+    counts, corpus = Counts(), options.corpus(options.sources)
+    rules = [*default_rules(options.min_chars), ExactDedup()]
+    passages = Passages(clean(corpus.track("reading"), rules, counts))
+    texts = sample(passages, options.sample_chars)
+    learned_from = sum(map(len, texts))
+    part = f" of {counts.characters:,} (--sample-chars)" if learned_from < counts.characters else ""
+    log.say(f"learning {options.vocab_size:,} entries from {learned_from:,} characters{part}")
+    tokenizer = train_tokenizer(texts, options.vocab_size)
     tokenizer.save(out)
-    corpus = options.corpus(options.sources)
-    sample = [d.text for d in islice(clean(corpus, default_rules(options.min_chars), Counts()), _SAMPLE_DOCUMENTS)]
-    return tokenizer.report(sample) | {"tokenizer": str(out), "documents": counts.kept}
+    return tokenizer.report(texts[:_REPORTED_TEXTS]) | {
+        "tokenizer": str(out),
+        "documents": counts.kept,
+        "read": counts.documents,
+        "dropped": dict(counts.dropped),
+        "skipped": corpus.skipped,
+        "cut": passages.cut,
+        "characters": counts.characters,
+        "sample_characters": learned_from,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _text(result: dict[str, Any], out: Path) -> str:
+    from danlu.data.clean import account
+
+    counts = (result[name] for name in ("read", "documents", "dropped", "skipped", "cut"))
+    return (
+        f"{account(*counts)}\n"
+        f"learned from {result['sample_characters']:,} of {result['characters']:,} characters\n"
+        f"{result['vocab_size']:,} entries, {result['chars_per_token']:.3f} characters a token, "
+        f"coverage {result['coverage']:.2%}, {result['byte_fragments']:,} byte fragments, "
+        f"{result['seconds']:.1f} s  ->  {out}"
+    )

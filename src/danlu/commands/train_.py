@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from danlu import log
 from danlu.commands import finish
 from danlu.config import TrainConfig
 from danlu.configure import read_config, read_tables
-from danlu.errors import CheckpointError, ConfigError, TokenizerError
+from danlu.errors import CheckpointError, ConfigError, DataError, OutputError, TokenizerError
 
 if TYPE_CHECKING:
     from danlu.data.shards import Shards
@@ -45,7 +46,10 @@ def run(argv: list[str]) -> int:
     if (Path(source) / "run.toml").is_file():
         tables["out"] = source
     config = read_config(TrainConfig, tables, rest, f"danlu train {source}")
-    done = train(config, resume="--resume" in argv)
+    resume = "--resume" in argv
+    if resume and not any((config.out / "checkpoints").glob("step-*")):
+        log.say(f"{config.out}: holds no checkpoint, so this run starts at its first step")
+    done = train(config, resume)
     status = finish(done, _text(done), "--json" in argv)
     return status if done["finished"] else 130
 
@@ -84,11 +88,13 @@ def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
         on_checkpoint=write_report,
     )
     try:
-        return asdict(trainer.fit())
-    except ConfigError:  # raised before the first step only: nothing is lost
-        if is_new:
+        done = asdict(trainer.fit())
+    except (ConfigError, DataError, OutputError):
+        if is_new and not trainer.run.begun:  # what cannot be run leaves nothing behind
             shutil.rmtree(config.out, ignore_errors=True)
         raise
+    write_report(config.out)
+    return done
 
 
 def _model(config: TrainConfig, shards: Shards, tokenizer: Tokenizer) -> Model:
@@ -98,11 +104,13 @@ def _model(config: TrainConfig, shards: Shards, tokenizer: Tokenizer) -> Model:
 
     if config.init is None:
         return build_model(config.model, shards.vocab_size, config.context, seed_for(config.seed, "model"))
-    model = load_model(config.init)
-    if model.config != config.model:
+    model = build_model(config.model, shards.vocab_size, config.context)
+    begun = load_model(config.init)
+    if (begun.config.architecture(), begun.vocab_size) != (config.model.architecture(), shards.vocab_size):
         raise CheckpointError(
             f"{config.init}: its architecture is not [model] of this run. Use the settings it was made with"
         )
+    model.load_state_dict(begun.state_dict())
     if load_tokenizer(config.init).fingerprint != tokenizer.fingerprint:
         raise TokenizerError(
             f"{config.init}: has another tokenizer than the shards in {config.data}. "

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from danlu.types import Document, Drop
 
 Rule = Callable[[Document], Document | Drop]
 
-EDITION = 1
-"""Goes up with every change of what the rules keep, so that `danlu prepare` sees that its input means another text."""
+EDITION = 2
+"""Goes up with every change of what the rules keep or where passages are cut: `danlu prepare` then makes new shards."""
 
 _START, _END = r"(?:<\|im_start\|>|<s>)", r"(?:<\|im_end\|>|</s>)"
 _SPACE = r"(?<!\s)\s*"  # from where white space begins only, or a long run of it would take quadratic time
@@ -31,6 +31,15 @@ class Counts:
     kept: int = 0
     characters: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+
+
+def account(documents: int, kept: int, dropped: Mapping[str, int], skipped: int, passages_of: int) -> str:
+    """Say in one line what became of a corpus; `skipped` records were unreadable, `passages_of` documents were cut."""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items()) or "none"
+    return (
+        f"{documents:,} documents, {kept:,} kept; dropped: {reasons}; "
+        f"unreadable and passed over: {skipped:,}; long ones cut into passages: {passages_of:,}"
+    )
 
 
 def clean(documents: Iterable[Document], rules: Sequence[Rule], counts: Counts) -> Iterator[Document]:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from danlu import storage
+from danlu import log, storage
 from danlu.data.dedup import normalised_hash
+from danlu.data.passages import Passages
 from danlu.data.shards import FORMAT, SPLITS, SplitWriter, address_of
 from danlu.errors import DataError
-from danlu.tokenizer import Tokenizer
+from danlu.tokenizer import PROBES, Tokenizer
 from danlu.types import Document
 
 _BATCH_CHARACTERS = 1 << 20
-_FEW_DOCUMENTS = 100
-_PASSAGE_CHARACTERS = (200, 16_000)
-_BORDERS = ("\n", "。", "！", "？", ".", "，", " ")
+_CHECKED_DOCUMENTS = 200
 
 
 def prepare(
@@ -33,14 +32,20 @@ def prepare(
     """Write a shard folder and return its manifest; `about` is filled in while documents stream and stored with it.
 
     A document goes to the validation split by the hash of its normalised text, so duplicates fall on one side.
-    Fewer than 100 documents (a novel, say) are cut into passages first. Raises DataError where a split stays empty.
+    Few or very long documents (a novel, say) are cut into passages first (see `Passages`). The manifest's `cut` counts
+    the documents that were, its `lossless` says whether the tokenizer gives every text back. Raises DataError where a
+    split stays empty.
     """
     started = time.monotonic()
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 65_536 else "<u4")
     manifest: dict[str, Any] = {} if about is None else about
     with storage.new_folder(out, manifest) as scratch:
         writers = {split: SplitWriter(scratch, split, dtype, tokenizer.eos_id) for split in SPLITS}
-        for batch in _batches(passages(documents)):
+        passages = Passages(documents)
+        batches = _batches(passages)
+        first = next(batches, [])
+        lossless = _check_lossless(tokenizer, first[:_CHECKED_DOCUMENTS])
+        for batch in chain([first], batches):
             _write(batch, tokenizer, writers, validation_share)
         for writer in writers.values():
             writer.close()
@@ -54,6 +59,8 @@ def prepare(
             "eos_id": tokenizer.eos_id,
             "dtype": dtype.name,
             "validation_share": validation_share,
+            "cut": passages.cut,
+            "lossless": lossless,
             "splits": splits,
             "address": address_of(tokenizer.fingerprint, splits),
             "seconds": round(time.monotonic() - started, 3),
@@ -70,6 +77,19 @@ def _write(
         chosen = [i for i, held in enumerate(held_out) if held is wanted]
         if chosen:
             writers[split].add([batch[i].text for i in chosen], [ids[i] for i in chosen])
+
+
+def _check_lossless(tokenizer: Tokenizer, documents: list[Document]) -> bool:
+    """Return whether the tokenizer gives every text back; if not, say what it changes, and how many of these."""
+    lost = tokenizer.changed(PROBES)
+    if lost:
+        before, after = lost[0]
+        count = len(tokenizer.changed([d.text for d in documents]))
+        log.say(
+            f"the tokenizer does not give every text back: {before!r} becomes {after!r}. It changes {count:,} of the "
+            f"first {len(documents):,} documents; bits per character leave out what it loses"
+        )
+    return not lost
 
 
 def _require_both(splits: dict[str, Any], validation_share: float) -> None:
@@ -94,33 +114,3 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def passages(documents: Iterable[Document]) -> Iterator[Document]:
-    """Cut the documents of a small corpus into passages, so that some can be held out; pass a large one through."""
-    stream = iter(documents)
-    first = list(islice(stream, _FEW_DOCUMENTS))
-    if len(first) == _FEW_DOCUMENTS:
-        yield from chain(first, stream)
-        return
-    shortest, longest = _PASSAGE_CHARACTERS
-    limit = min(longest, max(shortest, sum(len(d.text) for d in first) // _FEW_DOCUMENTS))
-    for document in first:
-        for number, text in enumerate(cut(document.text, limit)):
-            yield Document(text, document.source, f"{document.id}#{number}", document.meta)
-
-
-def cut(text: str, limit: int) -> Iterator[str]:
-    """Cut a text into pieces of at most `limit` characters, after a paragraph or sentence where there is one.
-
-    The pieces joined are the text.
-    """
-    start = 0
-    while len(text) - start > limit:
-        window = text[start : start + limit]
-        ends = (window.rfind(border, limit // 2) + 1 for border in _BORDERS)
-        stop = start + next((end for end in ends if end), limit)
-        yield text[start:stop]
-        start = stop
-    if start < len(text) or not text:
-        yield text[start:]

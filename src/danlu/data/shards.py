@@ -18,6 +18,7 @@ import numpy as np
 
 from danlu import storage
 from danlu.errors import DataError
+from danlu.tokenizer import TOKENIZER_JSON
 
 SPLITS = ("train", "validation")
 FORMAT = 1
@@ -174,13 +175,30 @@ def address_of(fingerprint: str, splits: dict[str, Any]) -> str:
 
 
 def open_shards(folder: Path) -> Shards:
-    """Open a shard folder and check that every file has its recorded size.
+    """Open a shard folder; check that every file has its recorded size and that its tokenizer is the one that made it.
 
-    Raises DataError where there is none, it is of another kind, or a file is missing or truncated.
+    Raises DataError where there is none, it is of another kind, or a file is missing, truncated or another one.
     """
     if not (folder / storage.MANIFEST).is_file():
         raise DataError(f"{folder}: is no shard folder. Make one: danlu prepare SRC --tokenizer DIR --out {folder}")
-    manifest = storage.verify(folder, DataError, contents=False)
+    manifest = storage.verify(
+        folder, DataError, contents=False, skip=lambda name: name == f"tokenizer/{TOKENIZER_JSON}"
+    )
     if manifest.get("format") != FORMAT or "splits" not in manifest:
         raise DataError(f"{folder}: its manifest is not of a shard folder of this version. Prepare it again")
-    return Shards(folder, manifest)
+    shards = Shards(folder, manifest)
+    _require_own_tokenizer(shards)
+    return shards
+
+
+def _require_own_tokenizer(shards: Shards) -> None:
+    path = shards.tokenizer_folder / TOKENIZER_JSON
+    remedy = f"Put its own back, or remove {shards.folder} and make it again: danlu prepare SRC --tokenizer DIR --out "
+    if not path.is_file():
+        raise DataError(f"{path}: is missing. {remedy}{shards.folder}")
+    found = storage.sha256_of(path)
+    if found != shards.fingerprint:
+        raise DataError(
+            f"{path}: is another tokenizer ({found[:12]}…) than the one that made the shards "
+            f"({shards.fingerprint[:12]}…). {remedy}{shards.folder}"
+        )

@@ -85,7 +85,7 @@ def load_any(path: Path) -> Candidate:
     """
     folder = checkpoint.resolve(path)
     model_type = storage.read_json(folder / checkpoint.CONFIG, CheckpointError).get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         return _load_foreign(folder, str(model_type))
     model = checkpoint.load_model(folder)
     return Candidate(model, checkpoint.load_tokenizer(folder), model.context, model.context)

@@ -55,7 +55,7 @@ def _about(run: Path, rows: Sequence[Row]) -> str:
     words += [f"{machine['threads']} threads"] if "threads" in machine else []
     skipped = len(of_kind(rows, "skipped"))
     words += [f"steps skipped: {skipped:,}"] if skipped else []
-    words += [] if _json(run / "summary.json").get("finished", True) else ["not finished"]
+    words += [] if _json(run / "summary.json").get("finished") else ["not finished"]
     return " · ".join(map(str, words))
 
 

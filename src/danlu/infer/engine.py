@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from danlu.errors import ConfigError, DataError
+from danlu.errors import CheckpointError, ConfigError, DataError
 from danlu.infer.sampling import Sampling, draw, penalise, probabilities
 from danlu.model import Model
 from danlu.model.cache import Cache
@@ -84,7 +84,7 @@ def generate(
     """Continue `prompt`; stop at eos, after `max_new_tokens`, or where the context ends (the article family goes on).
 
     Sample i draws from the random stream of (seed, i), whatever `samples` is. Raises DataError for a prompt that
-    does not fit into the context, ConfigError for counts below 1 or logits that are not finite.
+    does not fit into the context, ConfigError for counts below 1, CheckpointError for logits that are not finite.
     """
     if max_new_tokens < 1 or samples < 1:
         raise ConfigError(f"max_new_tokens {max_new_tokens}, samples {samples}: both must be 1 or more")
@@ -122,7 +122,7 @@ class _Decoding:
         self.read_RT = torch.tensor([prompt_ids]).repeat(len(rows), 1)
         self.entries = min(tokenizer.vocab_size, model.vocab_size)
         self.seen_RV = torch.zeros(len(rows), self.entries, dtype=torch.bool)
-        self.seen_RV[:, prompt_ids] = True
+        self.seen_RV[:, prompt_ids[1:]] = True  # the begin mark is no repetition: it would put the end off
 
     def run(self, max_new_tokens: int) -> None:
         """Generate until every row has stopped."""
@@ -153,7 +153,7 @@ class _Decoding:
         logits_RTV = self.model(ids_RT.to(self.device), cache=cache).logits_BTV
         logits_RV = logits_RTV[:, -1, : self.entries].float().cpu()  # a model's spare entries have no text
         if not logits_RV.isfinite().all():
-            raise ConfigError("the model's logits are not finite: its weights are broken, or use --precision fp32")
+            raise CheckpointError("the model's logits are not finite: its weights are broken, or use --precision fp32")
         return logits_RV
 
     def _choose(self, logits_RV: Tensor) -> Tensor:

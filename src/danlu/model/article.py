@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from danlu.config import ArticleConfig
 from danlu.errors import CheckpointError
 from danlu.model.cache import Cache
-from danlu.model.layers import Model, attend, document_mask, hf_value, positions_in_segments
+from danlu.model.config_json import checked, hf_size, hf_value
+from danlu.model.layers import Model, attend, document_mask, positions_in_segments
 from danlu.model.loss import chunked_nll
 from danlu.types import ModelOut
 
@@ -177,6 +178,11 @@ class Article(Model):
         return self.config.hidden_size
 
     @property
+    def embedding_weight(self) -> Tensor:
+        """See `Model.embedding_weight`."""
+        return self.token_embedding.weight
+
+    @property
     def output_weight(self) -> Tensor:
         """See `Model.output_weight`."""
         return self.language_model_out_linear_layer.weight
@@ -195,12 +201,10 @@ class Article(Model):
 
     @classmethod
     def from_hf(cls, config_json: dict[str, Any], where: str) -> Article:
-        """Make the model of a `config.json`."""
-        config = ArticleConfig(
-            **{k: hf_value(config_json, k, where) for k in ArticleConfig.model_fields if k in config_json}
-        )
-        context = hf_value(config_json, "max_position_embeddings", where)
-        return cls(config, hf_value(config_json, "vocab_size", where), context)
+        """Make the model of a `config.json`. Raises CheckpointError for a value that cannot be."""
+        values = {k: hf_value(config_json, k, where) for k in ArticleConfig.model_fields if k in config_json}
+        context, vocab_size = (hf_size(config_json, key, where) for key in ("max_position_embeddings", "vocab_size"))
+        return cls(checked(ArticleConfig, values, where), vocab_size, context)
 
 
 def sinusoids(context: int, width: int) -> Tensor:
@@ -244,21 +248,35 @@ def from_article_state(state: Mapping[str, Tensor], where: str, heads: int | Non
     if heads is not None and heads != found:
         raise CheckpointError(f"{where}: --heads {heads}, but its names hold {found} heads a block")
     layers = len({name.split(".")[1] for name in state if ".multi_head_attention." in name})
-    masks = [tensor for name, tensor in state.items() if name.endswith(".mask")]
-    vocab_size, width = state[needed].shape
-    if not found or not masks or width % found:
+    mask = next((name for name in state if name.endswith(".mask")), None)
+    if not found or mask is None:
         raise CheckpointError(f"{where}: names no heads or masks, so it is no state dict of the article's model")
-    config = ArticleConfig(hidden_size=width, num_hidden_layers=layers, num_attention_heads=found)
-    model = Article(config, vocab_size, masks[0].shape[0])
-    expected = to_article_state(model)
+    vocab_size, width = _matrix_shape(state, needed, where)
+    context, _ = _matrix_shape(state, mask, where)
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": found}
+    config = checked(ArticleConfig, sizes, where, "So it is no state dict of the article's model")
+    model = Article(config, vocab_size, context)
+    _require_same_names_and_shapes(state, to_article_state(model), where)
+    model.load_state_dict({name: _from_state(state, name, found) for name in model.state_dict()})
+    return model
+
+
+def _matrix_shape(state: Mapping[str, Tensor], name: str, where: str) -> tuple[int, int]:
+    shape = tuple(state[name].shape)
+    if len(shape) != 2 or not all(shape):
+        raise CheckpointError(f"{where}: {name!r} has shape {shape}, and should be a matrix")
+    return shape
+
+
+def _require_same_names_and_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
     for name in [*expected, *state]:
         if name not in state or name not in expected:
             raise CheckpointError(f"{where}: {name!r} is {'missing' if name not in state else 'foreign'}")
         if state[name].shape != expected[name].shape:
             shapes = f"{tuple(state[name].shape)}, not {tuple(expected[name].shape)}"
             raise CheckpointError(f"{where}: {name!r} has shape {shapes}")
-    model.load_state_dict({name: _from_state(state, name, found) for name in model.state_dict()})
-    return model
+        if not state[name].is_floating_point() and not name.endswith(".mask"):
+            raise CheckpointError(f"{where}: {name!r} holds {state[name].dtype}: quantised weights are not read")
 
 
 def _from_state(state: Mapping[str, Tensor], name: str, heads: int) -> Tensor:

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from danlu.config import ModelConfig
-from danlu.errors import CheckpointError
 from danlu.model import kernels
 from danlu.model.cache import Cache
 from danlu.types import ModelOut
@@ -91,6 +90,11 @@ class Model(nn.Module, ABC):
     def matmul_weights(self) -> int:
         """Count the weights that take part in a matrix product for every token; the embedding look-up is none."""
         return sum(p.numel() for _, p in self.matrix_parameters()) + self.output_weight.numel()
+
+    @property
+    @abstractmethod
+    def embedding_weight(self) -> Tensor:
+        """Return the embedding's weight_VD."""
 
     @property
     @abstractmethod
@@ -183,10 +187,3 @@ class _Seen(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, ...]:
         return upstream[0].split(ctx.rows)
-
-
-def hf_value(config_json: dict[str, Any], key: str, where: str) -> Any:
-    """Return a required value of a `config.json`."""
-    if config_json.get(key) is None:
-        raise CheckpointError(f"{where}: holds no {key!r}")
-    return config_json[key]

@@ -19,14 +19,16 @@ _CHUNK = 1024
 class _ChunkedNll(torch.autograd.Function):
     """nll_N = logsumexp(hidden·Wᵀ + b) − its label's logit, chunk by chunk.
 
-    On a CPU the forward computes the gradient too, as if every scored token's upstream gradient were one; the
-    backward scales it if that gradient is uniform (a sum or a mean), and computes it anew if it is not. On an
-    accelerator looking would cost a synchronisation, so the backward always computes anew.
+    On a CPU the forward computes the gradient too, if one may be asked for (`learns`), as if every scored token's
+    upstream gradient were one; the backward scales it if that gradient is uniform (a sum or a mean), and computes it
+    anew if it is not. On an accelerator looking would cost a synchronisation, so the backward always computes anew.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor) -> Tensor:
-        eager = hidden_ND.device.type == "cpu" and any(ctx.needs_input_grad[:3])
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, learns: bool
+    ) -> Tensor:
+        eager = learns and hidden_ND.device.type == "cpu" and any(ctx.needs_input_grad[:3])
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N)
         nll_N = torch.zeros(hidden_ND.shape[0], dtype=torch.float32, device=hidden_ND.device)
         grads = _Gradients(hidden_ND, weight_VD, bias_V) if eager else None
@@ -45,11 +47,11 @@ class _ChunkedNll(torch.autograd.Function):
             scored = upstream_N[labels_N != IGNORED]
             if scored.numel() == 0 or bool((scored == scored[0]).all()):
                 grads.scale(scored[0] if scored.numel() else upstream_N.sum() * 0)
-                return (*grads.result(), None)
+                return (*grads.result(), None, None)
         grads = _Gradients(hidden_ND, weight_VD, bias_V)
         for chunk in _chunks(hidden_ND.shape[0]):
             _chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk, upstream_N[chunk])
-        return (*grads.result(), None)
+        return (*grads.result(), None, None)
 
 
 class _Gradients:
@@ -114,5 +116,6 @@ def _chunk_nll(
 
 def chunked_nll(hidden_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_BT: Tensor) -> Tensor:
     """Return nll_BT, float32 nats a token, 0 where the label is -100; hidden and weight in one compute type."""
-    nll_N = _ChunkedNll.apply(hidden_BTD.flatten(0, 1), weight_VD, bias_V, labels_BT.flatten())
+    learns = torch.is_grad_enabled()  # a Function's forward cannot see it: in there it is always off
+    nll_N = _ChunkedNll.apply(hidden_BTD.flatten(0, 1), weight_VD, bias_V, labels_BT.flatten(), learns)
     return nll_N.view_as(labels_BT)  # pyright: ignore[reportAttributeAccessIssue]

@@ -22,9 +22,10 @@ from danlu.config import Qwen3Config
 from danlu.errors import CheckpointError
 from danlu.model import decode
 from danlu.model.cache import Cache
+from danlu.model.config_json import checked, hf_size, hf_table, hf_value
 from danlu.model.kernels import rms_norm, rotate
 from danlu.model.layers import Attention as Kernel
-from danlu.model.layers import Model, attend, document_mask, hf_value, join_rows, lay_side_by_side, rope_tables
+from danlu.model.layers import Model, attend, document_mask, join_rows, lay_side_by_side, rope_tables
 from danlu.model.loss import chunked_nll
 from danlu.types import ModelOut
 
@@ -52,6 +53,8 @@ class Frozen(NamedTuple):
 Rope = tuple[Tensor, Tensor]
 Past = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Takes a block's new keys and values and returns all that a query may see."""
+_HF_DEFAULTS = {"head_dim": 128, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+"""What transformers takes for keys that a file leaves out."""
 
 
 class RmsNorm(nn.Module):
@@ -237,6 +240,11 @@ class Qwen3(Model):
         return self.config.num_attention_heads * self.config.head_dim
 
     @property
+    def embedding_weight(self) -> Tensor:
+        """See `Model.embedding_weight`."""
+        return self.model.embed_tokens.weight
+
+    @property
     def output_weight(self) -> Tensor:
         """See `Model.output_weight`."""
         return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
@@ -264,8 +272,8 @@ class Qwen3(Model):
 
     @classmethod
     def from_hf(cls, config_json: dict[str, Any], where: str) -> Qwen3:
-        """Make the model of a `config.json`. Raises CheckpointError for mathematics that danlu lacks."""
-        rope = config_json.get("rope_parameters") or config_json.get("rope_scaling") or {}
+        """Make the model of a `config.json`. Raises CheckpointError for bad values, and mathematics danlu lacks."""
+        rope = hf_table(config_json, "rope_parameters", where) or hf_table(config_json, "rope_scaling", where)
         refused = {
             "hidden_act": config_json.get("hidden_act", "silu") != "silu",
             "attention_bias": bool(config_json.get("attention_bias")),
@@ -275,18 +283,11 @@ class Qwen3(Model):
         if any(refused.values()):
             what = ", ".join(name for name, wrong in refused.items() if wrong)
             raise CheckpointError(f"{where}: uses {what}, which danlu does not compute. Open it with transformers")
-        sizes = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
-        heads = hf_value(config_json, "num_attention_heads", where)
-        config = Qwen3Config(
-            **{key: hf_value(config_json, key, where) for key in sizes},
-            num_key_value_heads=config_json.get("num_key_value_heads") or heads,
-            head_dim=config_json.get("head_dim") or 128,
-            rope_theta=float(rope.get("rope_theta") or config_json.get("rope_theta") or 10_000.0),
-            rms_norm_eps=float(config_json.get("rms_norm_eps", 1e-6)),
-            tie_word_embeddings=bool(config_json.get("tie_word_embeddings", False)),
-        )
-        context = hf_value(config_json, "max_position_embeddings", where)
-        return cls(config, hf_value(config_json, "vocab_size", where), context)
+        defaults = _HF_DEFAULTS | {"num_key_value_heads": config_json.get("num_attention_heads")}
+        found = config_json | ({"rope_theta": rope["rope_theta"]} if rope.get("rope_theta") else {})
+        values = {key: hf_value(found, key, where, defaults.get(key)) for key in Qwen3Config.model_fields}
+        context, vocab_size = (hf_size(config_json, key, where) for key in ("max_position_embeddings", "vocab_size"))
+        return cls(checked(Qwen3Config, values, where), vocab_size, context)
 
     def _blocks(self) -> list[Block]:
         return list(self.model.layers)  # pyright: ignore[reportReturnType]

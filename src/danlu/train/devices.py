@@ -42,6 +42,7 @@ class Machine:
 def probe(config: DeviceConfig, window: int = 512) -> Machine:
     """Choose device, threads, precision and attention kernel by short timed trials; about a second in all."""
     device = _device(config.name)
+    _require_deterministic(device, config.deterministic)
     threads = config.threads or physical_cores()
     torch.set_num_threads(threads)
     precision = config.precision
@@ -64,12 +65,17 @@ def prepare(machine: Machine, deterministic: bool) -> torch.device:
     """Set threads and determinism as the plan says. Raises ConfigError where the device is not here."""
     device = _device(machine.device)
     torch.set_num_threads(machine.threads)
+    _require_deterministic(device, deterministic)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False
-        if deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
     return device
+
+
+def _require_deterministic(device: torch.device, wanted: bool) -> None:
+    """Allow only deterministic CUDA kernels, if wanted: cuBLAS reads its setting at the first product."""
+    if wanted and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
 
 
 def gemm_flops(device: torch.device, dtype: torch.dtype, size: int, seconds: float = 0.06) -> float:
@@ -122,7 +128,7 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
-        raise ConfigError(f"device {name}: this machine (or this build of PyTorch) has none. Use --device.name cpu")
+        raise ConfigError(f"device {name}: this machine (or this build of PyTorch) has none. Use cpu")
     return torch.device(name)
 
 

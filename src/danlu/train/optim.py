@@ -113,6 +113,13 @@ class Optimizer:
             for _, parameter in named:
                 parameter.grad = None
 
+    def reset(self) -> None:
+        """Forget gradients and state, as before the first step."""
+        self.zero_grad()
+        self.adamw.state.clear()
+        for momentum in self.muon.momenta:
+            momentum.zero_()
+
     def tensors(self) -> dict[str, Tensor]:
         """Return every state tensor under a stable name, for the checkpoint."""
         state = self.muon.tensors()
@@ -136,7 +143,7 @@ class Optimizer:
             if any(tensor is None for tensor in found.values()):
                 raise CheckpointError(f"the optimiser state holds nothing of {name}: it belongs to another run")
             self.adamw.state[parameter] = {
-                key: tensor.to("cpu" if key == "step" else parameter.device, copy=True)
+                key: tensor.to(parameter.device, copy=True)  # `step` too: the fused kernel wants it there
                 for key, tensor in found.items()
                 if tensor is not None
             }

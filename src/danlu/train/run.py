@@ -19,6 +19,8 @@ from danlu.tokenizer import Tokenizer
 
 RUN_TOML = "run.toml"
 SUMMARY = "summary.json"
+_MAY_DIFFER = {"out", "data", "keep_checkpoints"}
+"""Keys that a resumed run may change: folders may have moved (a checkpoint knows its shards by their address)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,19 @@ class RunFolder:
         return self.checkpoints / f"step-{step:08d}"
 
     def newest(self) -> Path | None:
-        """Return the newest checkpoint that verifies, or None."""
-        return newest_good(self.checkpoints) if self.checkpoints.is_dir() else None
+        """Return the newest checkpoint that verifies, or None where there is none.
+
+        Raises CheckpointError where there are some and none verifies: starting over must be asked for.
+        """
+        found = newest_good(self.checkpoints)
+        if found is None and self.begun:
+            raise CheckpointError(f"{self.checkpoints}: no checkpoint in it verifies. To start over, remove them")
+        return found
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether any checkpoint was written."""
+        return any(self.checkpoints.glob("step-*"))
 
     def linked(self, name: str) -> Path | None:
         """Return what `latest` or `best` points to, or None."""
@@ -56,7 +69,7 @@ class RunFolder:
             self._link("latest", folder)
             if is_best:
                 self._link("best", folder)
-        self._prune()
+        self._prune(step)
         return folder
 
     def _link(self, name: str, folder: Path) -> None:
@@ -66,11 +79,15 @@ class RunFolder:
         scratch.rename(self.path / name)
         storage.fsync(self.path)
 
-    def _prune(self) -> None:
-        """Delete checkpoints beyond the newest `keep`; the best one stays."""
-        best = self.linked("best")
-        for folder in sorted(self.checkpoints.glob("step-*"))[: -self.keep]:
-            if folder.resolve() != best:
+    def _prune(self, step: int) -> None:
+        """Delete checkpoints before the newest `keep`; the best one stays.
+
+        Those of later steps than this one's did not verify when the run was resumed: they go first.
+        """
+        best, here = self.linked("best"), self.checkpoint(step)
+        kept = [folder for folder in sorted(self.checkpoints.glob("step-*")) if folder <= here]
+        for folder in self.checkpoints.glob("step-*"):
+            if folder > here or (folder not in kept[-self.keep :] and folder.resolve() != best):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -98,7 +115,7 @@ def open_run(config: TrainConfig, resume: bool) -> dict[str, Any] | None:
 def _require_same(config: TrainConfig, settings: Path) -> None:
     recorded = check(TrainConfig, tomllib.loads(settings.read_text(encoding="utf-8")), str(settings))
     now, then = config.model_dump(mode="json"), recorded.model_dump(mode="json")
-    for key in now.keys() - {"keep_checkpoints"}:
+    for key in now.keys() - _MAY_DIFFER:
         if now[key] != then[key]:
             raise ConfigError(
                 f"{settings}: this run was started with {key} = {then[key]!r}, now it is {now[key]!r}. "

@@ -18,8 +18,13 @@ def decay_start(schedule: ScheduleConfig, total_steps: int) -> int:
 
 
 def warmup(schedule: ScheduleConfig, total_steps: int) -> int:
-    """Return the steps of warm-up: as configured, but with wsd no more than a tenth of the run."""
-    return min(schedule.warmup_steps, max(1, total_steps // 10)) if schedule.shape == "wsd" else schedule.warmup_steps
+    """Return the steps of warm-up: as configured, but no more than a tenth of the run with wsd.
+
+    With other shapes it is half of the run where a revision has made that shorter than the warm-up.
+    """
+    if schedule.shape == "wsd":
+        return min(schedule.warmup_steps, max(1, total_steps // 10))
+    return schedule.warmup_steps if schedule.warmup_steps < total_steps else total_steps // 2
 
 
 def rate_factor(schedule: ScheduleConfig, total_steps: int, step: int) -> float:

@@ -23,6 +23,7 @@ from danlu.tokenizer import Tokenizer
 from danlu.train import devices, plan, schedule
 from danlu.train.budget import Clock, TimeBudget
 from danlu.train.display import Display
+from danlu.train.embedding import start_from_bigrams
 from danlu.train.interrupt import StopRequest, stop_on_signals
 from danlu.train.objectives import NextToken, Objective
 from danlu.train.optim import Optimizer
@@ -36,6 +37,8 @@ Sample = Callable[[Model], Sequence[tuple[str, str]]]
 """(prompt, continuation) pairs."""
 
 _SKIPS_IN_A_ROW = 5
+_SECONDS_BETWEEN_CHECKPOINTS = 600.0
+"""The longest stretch of work that a crash may cost where `checkpoint_every` is not set; a save changes no weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +92,24 @@ class Trainer:
         self.progress, self.clock = Progress(), Clock()
         self.resumed_at: int | None = None
         self._saved: int | None = None
+        self._saved_at = 0.0
         self._tokens_per_second: float | None = None
-        self._event_seconds = 0.0
+        self._judge_seconds = self._save_seconds = 0.0
 
     def fit(self) -> Done:
         """Train to the budget's end, or until a signal. Raises TrainingError after bad steps."""
+        with storage.only_writer(self.run.path):
+            return self._fit()
+
+    def _fit(self) -> Done:
         checkpoint = self.run.newest()
         state = load_trainer(checkpoint) if checkpoint else None
         self._set_up(state)
         if checkpoint and state:
             self._take_back(checkpoint, state)
+            log.say(f"going on after step {self.progress.step:,} of {self._version.total_steps:,}")
         log.cut_metrics(self.run.path, self.progress.step if state else -1)
-        self.metrics = log.MetricsLog(self.run.path)
+        self.metrics = log.MetricsLog(self.run.path, self.progress.step)
         self.display = Display(self._version.total_steps, self.progress.step)
         try:
             with stop_on_signals() as stop:
@@ -118,7 +127,9 @@ class Trainer:
             recorded = plan.plan_from_json(state.values["plan"], "the checkpoint's plan")
         machine = recorded.machine if recorded else devices.probe(self.config.device, self.config.context)
         self.device = devices.prepare(machine, self.config.device.deterministic)
-        self.model.to(self.device)
+        if state is None and self.config.init is None and self.config.embedding == "bigrams":
+            start_from_bigrams(self.model, self.shards.split("train"))
+        self.model.to(self.device).train()
         self.model.compute_dtype, self.model.attention = machine.dtype, machine.attention
         compiled = torch.compile(self.model) if self.config.device.compile else self.model
         self.compute = cast(nn.Module, compiled)
@@ -140,14 +151,9 @@ class Trainer:
 
     def _take_back(self, checkpoint: Path, state: TrainerState) -> None:
         values = state.values
-        for what, here in (
-            ("shards", self.shards.address),
-            ("model", self.config.model.model_dump(mode="json")),
-        ):
+        for what, here in (("shards", self.shards.address), ("model", self.config.model.model_dump(mode="json"))):
             if values[what] != here:
-                raise CheckpointError(
-                    f"{checkpoint}: was trained with other {what} than {self.config.out}/run.toml names"
-                )
+                raise CheckpointError(f"{checkpoint}: was trained with another {what} than this run names")
         load_weights(checkpoint, self.model)
         self.optimizer.load(state.tensors)
         self.progress = Progress(**values["progress"])
@@ -163,15 +169,19 @@ class Trainer:
         return self.plan.at(self.progress.step)
 
     def _loop(self, stop: StopRequest) -> None:
+        self._saved_at = self.clock.seconds
         if self.progress.step == 0:
             self._judge()
+            self._sample()
             self._afford_events()
         while self.progress.step < self._version.total_steps and not stop.wanted:
             self._step()
-            if self._due(self.config.eval_every):
-                self._judge()
-            if stop.wanted or (self._due(self.config.checkpoint_every) and not self.progress.skips_in_a_row):
-                self._save()
+            evaluation_due = self._due(self.config.eval_every)
+            is_best = evaluation_due and self._judge()
+            if self._due(self.config.sample_every) if self.config.sample_every else evaluation_due:
+                self._sample()
+            if stop.wanted or is_best or self._save_is_due():
+                self._save(is_best)
             self._revise()
         if self._saved != self.progress.step:
             self._save()
@@ -192,9 +202,9 @@ class Trainer:
         seconds = time.perf_counter() - started
         if self.time_budget is not None:
             self.time_budget.took(seconds)
-        self._record(result, count, batch.ids_BT.numel(), factor, seconds)
+        self._record(result, count, batch.ids_BT.shape, factor, seconds)
 
-    def _record(self, result: StepResult, count: int, positions: int, factor: float, seconds: float) -> None:
+    def _record(self, result: StepResult, count: int, shape: torch.Size, factor: float, seconds: float) -> None:
         step = self.progress.step
         if result.skipped:
             self._skipped(result)
@@ -204,7 +214,7 @@ class Trainer:
             self._check_first_loss(result.loss)
         speed, before = count / seconds, self._tokens_per_second
         self._tokens_per_second = speed if before is None else 0.9 * before + 0.1 * speed
-        flops = self.model.flops_per_token(self.config.context) * positions / seconds
+        flops = self.model.flops_per_token(shape[1]) * shape.numel() / seconds
         row = {
             "tokens": self.progress.tokens,
             "seconds": round(self.clock.seconds, 3),
@@ -231,8 +241,9 @@ class Trainer:
         if self.progress.skips_in_a_row >= _SKIPS_IN_A_ROW:
             good = self.run.linked("latest")
             raise TrainingError(
-                f"step {step:,}: {_SKIPS_IN_A_ROW} steps in a row were not finite. The last good checkpoint "
-                f"is {good or 'none yet'}. Lower optim.lr and optim.muon_lr, or use --device.precision fp32"
+                f"step {step:,}: {_SKIPS_IN_A_ROW} steps in a row were not finite. The last good checkpoint is "
+                f"{good or 'none yet'}. Start a new run{f' from it (--init {good})' if good else ''} with lower "
+                "--optim.lr and --optim.muon-lr, or with --device.precision fp32"
             )
 
     def _check_first_loss(self, loss: float) -> None:
@@ -249,38 +260,52 @@ class Trainer:
         total = self._version.total_steps
         return self.progress.step % (every or max(1, total // self.plan.events)) == 0 or self.progress.step >= total
 
-    def _judge(self) -> None:
-        """Evaluate and sample."""
+    def _judge(self) -> bool:
+        """Evaluate; tell whether no trained weights were better, so that these are worth keeping."""
         step, seconds = self.progress.step, self.clock.seconds
-        if self.evaluate is not None:
-            quality = dict(self.evaluate(self.model))
-            self.progress.quality = quality
-            self.metrics.write("eval", step, tokens=self.progress.tokens, seconds=round(seconds, 3), **quality)
-            self.display.say(
-                f"step {step:,}: {quality['bits_per_char']:.3f} bits/char, "
-                f"{quality['loss_nats_per_token']:.3f} nats/token on validation text"
-            )
+        if self.evaluate is None:
+            return False
+        quality = dict(self.evaluate(self.model))
+        self.progress.quality = quality
+        self.metrics.write("eval", step, tokens=self.progress.tokens, seconds=round(seconds, 3), **quality)
+        bits = quality["bits_per_char"]
+        self.display.say(
+            f"step {step:,}: {bits:.3f} bits/char, {quality['loss_nats_per_token']:.3f} nats/token on validation text"
+        )
+        self._judge_seconds = self.clock.seconds - seconds
+        if step == 0 or not bits <= (self.progress.best or math.inf):
+            return False
+        self.progress.best = bits
+        return True
+
+    def _sample(self) -> None:
+        seconds = self.clock.seconds
         for prompt, text in self.sample(self.model) if self.sample else ():
-            self.metrics.write("sample", step, prompt=prompt, text=text)
-        self._event_seconds = self.clock.seconds - seconds
+            self.metrics.write("sample", self.progress.step, prompt=prompt, text=text)
+        self._judge_seconds += self.clock.seconds - seconds
 
     def _afford_events(self) -> None:
         """With a time budget, plan as many evaluations as take a tenth of it at most."""
         if self.time_budget is not None:
-            self.plan = replace(self.plan, events=self.time_budget.events_that_fit(self._event_seconds))
+            self.plan = replace(self.plan, events=self.time_budget.events_that_fit(self._judge_seconds))
             plan.save_plan(self.run.path, self.plan)
 
     def _seconds_of_events_left(self) -> float:
-        total = self._version.total_steps
-        every = self.config.eval_every or max(1, total // self.plan.events)
-        return self._event_seconds * (1 + (total - self.progress.step) // every)
+        def left(every: int) -> int:
+            total = self._version.total_steps
+            return 1 + (total - self.progress.step) // (every or max(1, total // self.plan.events))
 
-    def _save(self) -> None:
-        quality = self.progress.quality
-        bits = quality["bits_per_char"] if quality and self._due(self.config.eval_every) else math.inf
-        is_best = bits <= (self.progress.best or math.inf) and bits < math.inf
-        if is_best:
-            self.progress.best = bits
+        judging = self._judge_seconds * left(self.config.eval_every)
+        return judging + self._save_seconds * left(self.config.checkpoint_every)
+
+    def _save_is_due(self) -> bool:
+        """Tell whether a checkpoint is due: at its steps, or ten minutes after the last; never amid bad steps."""
+        long_ago = self.clock.seconds - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS
+        due = self._due(self.config.checkpoint_every) or (long_ago and not self.config.checkpoint_every)
+        return due and not self.progress.skips_in_a_row
+
+    def _save(self, is_best: bool = False) -> None:
+        started = self.clock.seconds
         self.metrics.sync()
         values = {
             "progress": asdict(self.progress),
@@ -291,9 +316,10 @@ class Trainer:
         }
         state = TrainerState(values, self.optimizer.tensors())
         self.run.save(self.progress.step, self.model, self.tokenizer, state, is_best)
-        self._saved = self.progress.step
         if self.on_checkpoint is not None:
             self.on_checkpoint(self.run.path)
+        self._saved, self._saved_at = self.progress.step, self.clock.seconds
+        self._save_seconds = self._saved_at - started
 
     def _revise(self) -> None:
         step, version = self.progress.step, self._version

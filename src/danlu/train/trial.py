@@ -1,4 +1,4 @@
-"""A batch computed and thrown away before the first step: how long one takes, and how much fits into memory."""
+"""Steps made and taken back before the first: how long one takes, and how much fits into memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from danlu.errors import ConfigError
 from danlu.train import schedule
 from danlu.train.objectives import Objective
 from danlu.train.optim import Optimizer
-from danlu.train.step import accumulate, split
+from danlu.train.step import split, train_step
 from danlu.types import BatchPlan
 
 _CPU_MICRO_BATCH_TOKENS = 4096
@@ -23,7 +23,7 @@ _CPU_MICRO_BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Trial:
-    """Computes gradients of the last stretch's batch, the run's largest; changes neither weights nor state."""
+    """Makes whole steps on the last stretch's batch, the run's largest; gives weights and state back as they were."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -56,7 +56,6 @@ class Trial:
                 self.seconds(tokens)
                 return tokens
             except torch.OutOfMemoryError:
-                self.optimizer.zero_grad()
                 if tokens <= self.config.context:
                     raise ConfigError(
                         f"one row of {self.config.context:,} tokens does not fit into the memory of "
@@ -65,13 +64,19 @@ class Trial:
                 tokens //= 2
 
     def seconds(self, micro_batch_tokens: int) -> float:
-        """Compute the gradients twice and return the second's seconds."""
+        """Make two steps, updates included, and return the second's seconds."""
         stretch = self.batches.stretches[-1]
         batch = self.objective.collate(batches.batch(self.shards, self.batches, self.config.seed, stretch.start))
         rows, taken = max(1, micro_batch_tokens // stretch.window), 0.0
-        for _ in range(2):
-            start = time.perf_counter()
-            accumulate(self.model, self.objective, split(batch, rows, self.device), 1).item()
-            self.optimizer.zero_grad()
-            taken = time.perf_counter() - start
+        weights = [p.detach().clone() for p in self.model.parameters()]
+        try:
+            for _ in range(2):
+                start = time.perf_counter()
+                train_step(self.model, self.optimizer, self.objective, split(batch, rows, self.device), 1, 1.0)
+                taken = time.perf_counter() - start
+        finally:
+            self.optimizer.reset()
+            with torch.no_grad():
+                for parameter, before in zip(self.model.parameters(), weights, strict=True):
+                    parameter.copy_(before)
         return taken
