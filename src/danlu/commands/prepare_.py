@@ -89,7 +89,7 @@ def prepare_sources(options: Options, folder: Path, out: Path) -> tuple[dict[str
     rules = [*default_rules(options.min_chars), *([ExactDedup()] if options.dedup else [])]
 
     def documents() -> Iterator[Document]:
-        about["inputs"] = _inputs(settings, corpus)  # reads the whole corpus: only now that `out` can be written
+        about["inputs"] = _inputs(settings, corpus)  # reads all of it: not before `prepare` has made room for `out`
         yield from clean(corpus.track("preparing"), rules, counts)
         about.update(documents=counts.documents, kept=counts.kept, dropped=counts.dropped, skipped=corpus.skipped)
 
@@ -117,17 +117,13 @@ def _inputs(settings: dict[str, Any], corpus: Corpus) -> str:
 
 
 def _done(out: Path, settings: dict[str, Any], corpus: Corpus) -> dict[str, Any] | None:
-    """Return the manifest of `out` if it holds the same input prepared alike, None if nothing is there.
-
-    The corpus is read only where all else is equal. Raises OutputError where `out` is anything else.
-    """
+    """Return the manifest of `out` if it holds the same input prepared alike. The corpus is read last."""
     from danlu.data.shards import open_shards
 
     if (out / storage.MANIFEST).is_file():
         manifest = open_shards(out).manifest
         if manifest.get("settings") == settings and manifest["inputs"] == _inputs(settings, corpus):
             return manifest
-    storage.require_absent(out)
     return None
 
 
