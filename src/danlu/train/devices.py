@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import os
 import time
@@ -15,6 +17,8 @@ from danlu.errors import ConfigError
 from danlu.model.layers import Attention, attend
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Names of glibc's mallopt."""
 _WORTH_IT = 1.5
 """bf16 is chosen where its matrix product is at least this many times faster than fp32's."""
 
@@ -42,6 +46,7 @@ class Machine:
 def probe(config: DeviceConfig, window: int = 512) -> Machine:
     """Choose device, threads, precision and attention kernel by short timed trials; about a second in all."""
     device = _device(config.name)
+    keep_freed_memory()
     _require_deterministic(device, config.deterministic)
     threads = config.threads or physical_cores()
     torch.set_num_threads(threads)
@@ -64,6 +69,7 @@ def probe(config: DeviceConfig, window: int = 512) -> Machine:
 def prepare(machine: Machine, deterministic: bool) -> torch.device:
     """Set threads and determinism as the plan says. Raises ConfigError where the device is not here."""
     device = _device(machine.device)
+    keep_freed_memory()
     torch.set_num_threads(machine.threads)
     _require_deterministic(device, deterministic)
     if device.type == "cuda":
@@ -76,6 +82,17 @@ def _require_deterministic(device: torch.device, wanted: bool) -> None:
     if wanted and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed, where it is the C library: a step needs the same large blocks as the one before.
+
+    Otherwise each goes back to the system and comes again as fresh pages, which the system fills with zeros.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        c_library = ctypes.CDLL(None)
+        c_library.mallopt(_M_MMAP_MAX, 0)
+        c_library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def gemm_flops(device: torch.device, dtype: torch.dtype, size: int, seconds: float = 0.06) -> float:
