@@ -116,7 +116,10 @@ def main() -> None:
             row = about | train_once(args, flags, seed)
             with args.results.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(f"seed {seed}  {variant:<24} {row['bits_per_char']:.4f}  {row['tokens_per_second']:,.0f} tokens/s", flush=True)
+            print(
+                f"seed {seed}  {variant:<24} {row['bits_per_char']:.4f}  {row['tokens_per_second']:,.0f} tokens/s",
+                flush=True,
+            )
     print(table([row for row in known(args.results) if row["study"] == study(args)]))
 
 

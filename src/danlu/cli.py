@@ -17,6 +17,7 @@ VERBS = {
     "eval": "measure bits per character of any checkpoint on any text",
     "generate": "continue a prompt",
     "summary": "layers, parameters, memory and FLOPs of a preset or checkpoint",
+    "bench": "speed of training, generation and preparation on this machine",
     "import": "turn the article's .pt state dict into a checkpoint folder",
 }
 

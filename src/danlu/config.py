@@ -72,8 +72,6 @@ class Table(BaseModel):
 class ModelTable(Table):
     """Base of the families' tables."""
 
-    model_type: str
-
     def architecture(self) -> dict[str, Any]:
         """Return what the weights depend on: two models with one architecture take each other's weights."""
         return self.model_dump(mode="json", exclude={"dropout", "initialization"})

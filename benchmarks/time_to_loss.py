@@ -1,0 +1,124 @@
+"""Bits per character against seconds and tokens: the article's recipes, tuned AdamW, and danlu's, on one corpus.
+
+Every recipe trains for the same minutes, one after another, by `danlu train`; its evaluations are the curve. Time
+counts from the run's first second, evaluations and checkpoints left out of none. At the end: how many times sooner,
+and after how many times fewer tokens, danlu's recipe passes what each other one reached.
+
+usage: python benchmarks/time_to_loss.py --data SHARDS [--size nano|25m] [--minutes 20] [--out FOLDER] [--only NAME …]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from danlu.log import read_metrics
+
+_ADAMW = ["--optim.name", "adamw", "--embedding", "random", "--optim.weight-decay", "0.1"]
+_SMALL_ARTICLE = ["--model.hidden-size", "256", "--model.num-hidden-layers", "6", "--model.num-attention-heads", "8"]
+RECIPES: dict[str, dict[str, list[str]]] = {
+    "nano": {
+        "article-v1": ["article-v1", *_SMALL_ARTICLE],
+        "article-v2": ["article-v2", *_SMALL_ARTICLE],
+        "adamw": ["nano", *_ADAMW, "--optim.lr", "3e-3"],
+        "danlu": ["nano"],
+    },
+    "25m": {
+        "article-v1": ["article-v1"],
+        "article-v2": ["article-v2"],
+        "adamw": ["small-25m", *_ADAMW, "--optim.lr", "2e-3"],
+        "danlu": ["small-25m"],
+    },
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """An evaluation: seconds and tokens since the start, bits per character."""
+
+    seconds: float
+    tokens: int
+    bits: float
+
+
+def train(name: str, args: argparse.Namespace) -> list[Point]:
+    """Train one recipe, unless its run is there already; return its evaluations."""
+    run = args.out / name
+    if not (run / "summary.json").is_file():
+        command = [sys.executable, "-m", "danlu", "train", *RECIPES[args.size][name], "--resume", "--data", args.data]
+        command += ["--out", str(run), "--budget", f"{args.minutes} min", "--eval-tokens", "30000"]
+        command += ["--sample-tokens", "0"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    rows = [row for row in read_metrics(run) if row["kind"] == "eval"]
+    return [Point(row["seconds"], row["tokens"], row["bits_per_char"]) for row in rows]
+
+
+def reached(curve: list[Point], bits: float) -> Point | None:
+    """Return where a curve passes `bits`, interpolated between evaluations; None if it never does."""
+    for before, after in pairwise(curve):
+        if after.bits <= bits:
+            share = (before.bits - bits) / (before.bits - after.bits) if before.bits > after.bits else 1.0
+            share = min(1.0, max(0.0, share))
+            seconds = before.seconds + share * (after.seconds - before.seconds)
+            return Point(seconds, round(before.tokens + share * (after.tokens - before.tokens)), bits)
+    return None
+
+
+def table(curves: dict[str, list[Point]]) -> str:
+    """Return a Markdown table: what each recipe reached, and when danlu's was there."""
+    lines = ["| recipe | bits/char | seconds | tokens | danlu there after | sooner | fewer tokens |", "|---" * 7 + "|"]
+    for name, curve in curves.items():
+        best = min(curve, key=lambda point: point.bits)
+        there = reached(curves["danlu"], best.bits)
+        row = f"| {name} | {best.bits:.3f} | {best.seconds:.0f} | {best.tokens:,} "
+        if name == "danlu" or there is None:
+            lines.append(row + "| | | |")
+            continue
+        times = (best.seconds / max(there.seconds, 1e-9), best.tokens / max(there.tokens, 1))
+        lines.append(row + f"| {there.seconds:.0f} s, {there.tokens:,} | {times[0]:.1f}× | {times[1]:.1f}× |")
+    return "\n".join(lines)
+
+
+def picture(curves: dict[str, list[Point]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+    for name, curve in curves.items():
+        bits = [point.bits for point in curve]
+        axes[0].plot([point.seconds / 60 for point in curve], bits, marker="o", markersize=3, label=name)
+        axes[1].plot([point.tokens / 1e6 for point in curve], bits, marker="o", markersize=3, label=name)
+    axes[0].set(xlabel="minutes", ylabel="bits per character, held-out text")
+    axes[1].set(xlabel="million tokens (positions)")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--size", default="nano", choices=list(RECIPES))
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--out", type=Path, default=Path("build/time_to_loss"))
+    parser.add_argument("--only", nargs="*")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    names = [name for name in RECIPES[args.size] if not args.only or name in args.only or name == "danlu"]
+    curves = {name: train(name, args) for name in reversed(names)}
+    (args.out / "curves.json").write_text(json.dumps({n: [vars(p) for p in c] for n, c in curves.items()}))
+    print(table(curves))
+    picture(curves, args.out / "curves.png")
+
+
+if __name__ == "__main__":
+    main()
