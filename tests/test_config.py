@@ -25,6 +25,7 @@ KEYS = [
     "keep_checkpoints",
     "prompts",
     "embedding",
+    "optim.muon_steps",
     "sample_every",
     "sample_tokens",
     "model.model_type",

@@ -133,6 +133,7 @@ class OptimConfig(Table):
     )
     lr: float = Field(default=3e-3, gt=0, description="peak learning rate of AdamW")
     muon_lr: float = Field(default=0.02, gt=0, description="peak learning rate of Muon")
+    muon_steps: int = Field(default=5, ge=1, le=5, description="steps of Muon's orthogonalisation; fewer cost less")
     betas: tuple[float, float] = Field(default=(0.9, 0.95), strict=False, description="AdamW's decay rates")
     eps: float = Field(default=1e-8, gt=0, description="AdamW's epsilon")
     momentum: float = Field(default=0.95, ge=0, lt=1, description="Muon's momentum")

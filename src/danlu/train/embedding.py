@@ -18,6 +18,7 @@ from torch import Tensor
 from danlu.data.shards import TokenStream
 from danlu.model import Model
 
+_WIDER = 5.0
 _MOST_TOKENS = 1 << 24
 _PIECES = 64
 _MORE_DIRECTIONS = 16
@@ -25,10 +26,10 @@ _ITERATIONS = 3
 
 
 def start_from_bigrams(model: Model, train: TokenStream) -> None:
-    """Set a fresh model's embedding from the training text; the spread of its numbers stays what it was."""
+    """Set a fresh model's embedding from the training text, wider than a random draw: there is more in it to keep."""
     with torch.no_grad():
         weight_VD = model.embedding_weight
-        weight_VD.copy_(bigram_embedding(train, *weight_VD.shape, std=float(weight_VD.std())))
+        weight_VD.copy_(bigram_embedding(train, *weight_VD.shape, std=_WIDER * float(weight_VD.std())))
 
 
 def bigram_embedding(train: TokenStream, vocab_size: int, width: int, std: float) -> Tensor:

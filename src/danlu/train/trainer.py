@@ -210,7 +210,7 @@ class Trainer:
             self._skipped(result)
             return
         self.progress.skips_in_a_row = 0
-        if step == 1 and self.config.init is None:
+        if step == 1 and self.config.init is None and self.config.embedding == "random":
             self._check_first_loss(result.loss)
         speed, before = count / seconds, self._tokens_per_second
         self._tokens_per_second = speed if before is None else 0.9 * before + 0.1 * speed
