@@ -65,6 +65,7 @@ def danlu(ids: Tensor, machine: devices.Machine, preset: str = "small-25m", muon
     devices.prepare(machine, deterministic=False)
     model = build_model(config.model, VOCABULARY, ids.shape[1])
     model.compute_dtype, model.attention = machine.dtype, machine.attention
+    model.eval()  # no dropout, as in the article computed head by head
     labels = ids.roll(-1, 1)
 
     def loss() -> Tensor:

@@ -67,7 +67,8 @@ def _hero(run: Path, rows: Sequence[Row]) -> str:
     baselines = _baselines(run)
     first = judged[0]
     bars = [("this model", best, "model"), *((name, bits, "base") for name, bits in baselines.items())]
-    bars += [("before training", first[1], "start")] if first[0].get("step") == 0 and len(judged) > 1 else []
+    started = first[0].get("step") == 0 and len(judged) > 1 and first[1] < 2 * max(bits for _, bits, _ in bars)
+    bars += [("before training", first[1], "start")] if started else []
     longest = max(bits for _, bits, _ in bars) or 1
     drawn = "".join(
         f'<div class="bar {kind}"><span>{escape(name)}</span><div>'

@@ -16,7 +16,8 @@ class Display:
 
     def __init__(self, total_steps: int, done: int):
         self._console = log.console()
-        self._started, self._first, self._spoke = time.monotonic(), done, 0.0
+        self._first: tuple[int, float] | None = None
+        self._spoke = 0.0
         self._bar = log.progress_bar() if self._console.is_terminal else None
         self._task = None
         if self._bar is not None:
@@ -30,10 +31,12 @@ class Display:
             self._bar.update(self._task, completed=step, total=total_steps, note=note)
             return
         now = time.monotonic()
+        self._first = self._first or (step, now)  # what came before the first step is no measure of the next
         if now - self._spoke >= _PLAIN_LINE_EVERY_SECONDS or step == total_steps:
             self._spoke = now
-            left = (now - self._started) / max(1, step - self._first) * (total_steps - step)
-            log.say(f"step {step:,}/{total_steps:,}  {note}  {_clock(left)} left")
+            done, seconds = step - self._first[0], now - self._first[1]
+            left = f"  {_clock(seconds / done * (total_steps - step))} left" if done else ""
+            log.say(f"step {step:,}/{total_steps:,}  {note}{left}")
 
     def say(self, text: str) -> None:
         """Print one remark above the bar."""
