@@ -183,6 +183,11 @@ class Article(Model):
         return self.token_embedding.weight
 
     @property
+    def last_norm_weight(self) -> Tensor:
+        """See `Model.last_norm_weight`."""
+        return self.get_parameter(f"transformer_block.{self.config.num_hidden_layers}.weight")
+
+    @property
     def output_weight(self) -> Tensor:
         """See `Model.output_weight`."""
         return self.language_model_out_linear_layer.weight

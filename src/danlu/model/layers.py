@@ -98,6 +98,11 @@ class Model(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def last_norm_weight(self) -> Tensor:
+        """Return the scales_D of the norm before the output layer."""
+
+    @property
+    @abstractmethod
     def output_weight(self) -> Tensor:
         """Return the output layer's weight_VD."""
 

@@ -245,6 +245,11 @@ class Qwen3(Model):
         return self.model.embed_tokens.weight
 
     @property
+    def last_norm_weight(self) -> Tensor:
+        """See `Model.last_norm_weight`."""
+        return self.model.norm.weight
+
+    @property
     def output_weight(self) -> Tensor:
         """See `Model.output_weight`."""
         return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight

@@ -23,13 +23,20 @@ _MOST_TOKENS = 1 << 24
 _PIECES = 64
 _MORE_DIRECTIONS = 16
 _ITERATIONS = 3
+_SMALLEST = 1e-6
 
 
 def start_from_bigrams(model: Model, train: TokenStream) -> None:
-    """Set a fresh model's embedding from the training text, wider than a random draw: there is more in it to keep."""
+    """Set a fresh model's embedding from the training text, wider than a random draw: there is more in it to keep.
+
+    A tied output would foretell every token itself, being most like its own row. So the last norm begins with the
+    first half's scales negative: there, what is alike counts against a token, and the two halves balance.
+    """
     with torch.no_grad():
         weight_VD = model.embedding_weight
         weight_VD.copy_(bigram_embedding(train, *weight_VD.shape, std=_WIDER * float(weight_VD.std())))
+        if model.output_weight is weight_VD:
+            model.last_norm_weight[: (weight_VD.shape[1] + 1) // 2] *= -1
 
 
 def bigram_embedding(train: TokenStream, vocab_size: int, width: int, std: float) -> Tensor:
@@ -90,5 +97,6 @@ def _scaled_directions(image: Tensor, power: float) -> tuple[Tensor, Tensor, Ten
     The largest come first.
     """
     squares, directions = torch.linalg.eigh(image.mT @ image)
-    values, directions = squares.clamp_min(1e-30).sqrt().flip(0), directions.flip(1)
-    return image @ directions * values**power, directions, values
+    values, directions = squares.clamp_min(0).sqrt().flip(0), directions.flip(1)
+    scales = torch.where(values > _SMALLEST * values[0], values**power, 0)  # a missing direction has no size to scale
+    return image @ directions * scales, directions, values
