@@ -47,7 +47,7 @@ def test_the_faster_attention_is_one_of_the_two_and_slowness_decides(monkeypatch
 
 def test_a_device_that_is_not_here_is_a_clear_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"--device\.name cpu"):
+    with pytest.raises(ConfigError, match=r"Use cpu"):
         devices.probe(DeviceConfig(name="cuda"))
 
 

@@ -59,8 +59,10 @@ class _Row:
         self._say(self._decoder.decode(piece))
 
     def finish(self, stopped: str) -> None:
-        """Note why the row ends, once; bytes still held back begin a character that never came, and are left out."""
-        self.stopped = self.stopped or stopped
+        """Note why the row ends, once; bytes still held back were no whole character."""
+        if not self.stopped:
+            self.stopped = stopped
+            self._say(self._decoder.decode(b"", final=True))
 
     def _say(self, text: str) -> None:
         if text:
