@@ -20,17 +20,19 @@ from pathlib import Path
 from danlu.log import read_metrics
 
 _ADAMW = ["--optim.name", "adamw", "--embedding", "random", "--optim.weight-decay", "0.1"]
+_SHORT_WARM_UP = ["--schedule.warmup-steps", "8"]
+"""The article's second recipe warms up for 1,000 steps, more than such a run has: it would never leave them."""
 _SMALL_ARTICLE = ["--model.hidden-size", "256", "--model.num-hidden-layers", "6", "--model.num-attention-heads", "8"]
 RECIPES: dict[str, dict[str, list[str]]] = {
     "nano": {
         "article-v1": ["article-v1", *_SMALL_ARTICLE],
-        "article-v2": ["article-v2", *_SMALL_ARTICLE],
+        "article-v2": ["article-v2", *_SMALL_ARTICLE, *_SHORT_WARM_UP],
         "adamw": ["nano", *_ADAMW, "--optim.lr", "3e-3"],
         "danlu": ["nano"],
     },
     "25m": {
         "article-v1": ["article-v1"],
-        "article-v2": ["article-v2"],
+        "article-v2": ["article-v2", *_SHORT_WARM_UP],
         "adamw": ["small-25m", *_ADAMW, "--optim.lr", "2e-3"],
         "danlu": ["small-25m"],
     },
