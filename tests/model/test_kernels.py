@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from danlu.config import ArticleConfig, Qwen3Config
 from danlu.model import build_model, loss
-from danlu.model.kernels import causal_attention, rms_norm, rotate
+from danlu.model.kernels import causal_attention, rms_norm, rotate, swiglu
 from danlu.model.loss import chunked_nll
 
 
@@ -45,6 +45,16 @@ def test_rms_norm_of_zeros_is_zero():
     out.sum().backward()
     assert torch.equal(out, torch.zeros(2, 8))
     assert x.grad.isfinite().all()
+
+
+def test_swiglu():
+    torch.manual_seed(0)
+
+    def reference(x):
+        gate, up = x.chunk(2, -1)
+        return F.silu(gate) * up
+
+    assert_same(swiglu, reference, (torch.randn(2, 5, 12),))
 
 
 def test_rotation():

@@ -12,6 +12,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _BLOCK = 128
@@ -70,6 +71,34 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate every pair of channels (i, i + K/2) of x by an angle; cos and sin have K/2 channels."""
     return _Rotate.apply(x, cos, sin)  # pyright: ignore[reportReturnType]
+
+
+class _SwiGlu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, -1)
+        opened = F.silu(gate)
+        ctx.save_for_backward(gate_up, opened)
+        return opened * up
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        gate_up, opened = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, -1)
+        result = torch.empty_like(gate_up)
+        gate_grad, up_grad = result.chunk(2, -1)
+        torch.mul(opened, upstream[0], out=up_grad)
+        torch.ops.aten.silu_backward.grad_input(upstream[0] * up, gate, grad_input=gate_grad)
+        return result
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """Compute silu(gate) · up of the two halves of the last dimension.
+
+    The backward writes both halves' gradients where they belong; PyTorch's own would join them by a copy.
+    Source: Shazeer 2020, arXiv:2002.05202.
+    """
+    return _SwiGlu.apply(gate_up)  # pyright: ignore[reportReturnType]
 
 
 class _CausalAttention(torch.autograd.Function):

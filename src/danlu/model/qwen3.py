@@ -23,7 +23,7 @@ from danlu.errors import CheckpointError
 from danlu.model import decode
 from danlu.model.cache import Cache
 from danlu.model.config_json import checked, hf_size, hf_table, hf_value
-from danlu.model.kernels import rms_norm, rotate
+from danlu.model.kernels import rms_norm, rotate, swiglu
 from danlu.model.layers import Attention as Kernel
 from danlu.model.layers import Model, attend, document_mask, join_rows, lay_side_by_side, rope_tables
 from danlu.model.loss import chunked_nll
@@ -113,8 +113,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor, joined: Joined) -> Tensor:
         """Transform every token by itself."""
-        gate, up = F.linear(x_BTD, joined.gate_up).chunk(2, -1)
-        return F.linear(F.silu(gate) * up, joined.down)
+        return F.linear(swiglu(F.linear(x_BTD, joined.gate_up)), joined.down)
 
 
 class Block(nn.Module):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from danlu.train.casts import cast_once
 from danlu.train.objectives import Objective
 from danlu.train.optim import Optimizer
 from danlu.types import Batch
@@ -47,10 +48,11 @@ def accumulate(
     equals one big batch.
     """
     total = torch.zeros(())
-    for batch in batches:
-        loss, _ = objective.loss(model, batch)
-        (loss / count).backward()
-        total = total.to(loss.device) + loss.detach() / count
+    with cast_once(model):
+        for batch in batches:
+            loss, _ = objective.loss(model, batch)
+            (loss / count).backward()
+            total = total.to(loss.device) + loss.detach() / count
     return total
 
 
