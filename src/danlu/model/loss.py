@@ -103,6 +103,7 @@ def _chunk_nll(
     target_logit_C = logits_CV.gather(1, target_C1).squeeze(1)
     largest_C = logits_CV.amax(1)
     slope_CV = torch.softmax(logits_CV, 1)
+    del logits_CV  # the largest tensors of a step: one at a time
     lse_C = largest_C - slope_CV.amax(1).log()  # the largest probability is at least 1/V: no underflow
     if grads is not None:
         slope_CV.scatter_add_(1, target_C1, slope_CV.new_full(target_C1.shape, -1.0))

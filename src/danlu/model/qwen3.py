@@ -93,10 +93,10 @@ class Attention(nn.Module):
         """Mix tokens; x_BTD is normalised already."""
         H, G = self.heads, self.groups
         qkv_BTNK = F.linear(x_BTD, joined.qkv).unflatten(-1, (H + 2 * G, -1))
-        qk_BTNK = rotate(rms_norm(qkv_BTNK[:, :, : H + G], joined.qk_scale, self.eps), *rope)
-        q_BHTK, k_BGTK = qk_BTNK[:, :, :H].transpose(1, 2), qk_BTNK[:, :, H:].transpose(1, 2)
-        k_BGSK, v_BGSK = past(k_BGTK, qkv_BTNK[:, :, H + G :].transpose(1, 2))
-        y_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, mask, kernel=kernel)
+        qk_BTNK, v_BTGK = qkv_BTNK.split([H + G, G], 2)
+        q_BTHK, k_BTGK = rotate(rms_norm(qk_BTNK, joined.qk_scale, self.eps), *rope).split([H, G], 2)
+        k_BGSK, v_BGSK = past(k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2))
+        y_BHTK = attend(q_BTHK.transpose(1, 2), k_BGSK, v_BGSK, mask, kernel=kernel)
         return F.linear(y_BHTK.transpose(1, 2).flatten(2), joined.o)
 
 

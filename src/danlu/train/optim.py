@@ -17,6 +17,8 @@ from danlu.model import Model
 
 Named = Sequence[tuple[str, nn.Parameter]]
 _SAFETY = 1.01
+_MOST_AT_ONCE = 1 << 21
+"""Elements of a group on a CPU, where larger ones only take memory."""
 _QUINTICS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -60,8 +62,11 @@ class Muon:
         by_shape = sorted(matrices, key=lambda pair: tuple(pair[1].shape))
         for _, group in groupby(by_shape, key=lambda pair: tuple(pair[1].shape)):
             named = list(group)
-            self.groups.append(named)
-            self.momenta.append(torch.zeros_like(torch.stack([p.detach() for _, p in named])))
+            first = named[0][1].detach()
+            most = max(1, _MOST_AT_ONCE // first.numel()) if first.device.type == "cpu" else len(named)
+            for start in range(0, len(named), most):
+                self.groups.append(named[start : start + most])
+                self.momenta.append(first.new_zeros(len(self.groups[-1]), *first.shape))
 
     @torch.no_grad()
     def step(self) -> None:

@@ -18,7 +18,7 @@ from danlu.train.optim import Optimizer
 from danlu.train.step import split, train_step
 from danlu.types import BatchPlan
 
-_CPU_MICRO_BATCH_TOKENS = 4096
+_CPU_MICRO_BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True)
