@@ -173,7 +173,9 @@ class DeviceConfig(Table):
     )
     threads: int = Field(default=0, ge=0, description="CPU threads; 0: the physical cores")
     micro_batch_tokens: int = Field(default=0, ge=0, description="tokens computed at once; 0: chosen at the start")
-    compile: bool = Field(default=False, description="torch.compile the model")
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="torch.compile; auto: on an accelerator, where a trial shows that a long run gains"
+    )
     deterministic: bool = Field(default=False, description="CUDA: only deterministic kernels, for bit-exact resume")
 
 

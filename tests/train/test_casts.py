@@ -1,5 +1,6 @@
 """Matrices cast once a step: the same gradients, bit for bit, as a cast in every forward."""
 
+import contextlib
 import copy
 
 import pytest
@@ -13,7 +14,9 @@ from danlu.train.step import accumulate
 from danlu.types import Batch
 
 FAMILIES = {
-    "qwen3": Qwen3Config(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16),
+    "qwen3": Qwen3Config(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16
+    ),
     "article": ArticleConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, dropout=0.0),
 }
 
@@ -44,12 +47,18 @@ def test_gradients_equal_those_of_a_cast_in_every_forward(family, dtype):
 
 
 def test_copies_lie_side_by_side_and_masters_come_back():
-    model, batches = model_and_batches("qwen3", torch.bfloat16)
-    masters = dict(model.named_parameters())
-    with pytest.raises(KeyError), cast_once(model):
-        attention = model.model.layers[0].self_attn
+    model, _ = model_and_batches("qwen3", torch.bfloat16)
+    masters, attention = dict(model.named_parameters()), model.model.layers[0].self_attn
+    with cast_once(model):
         q, k = attention.q_proj.weight, attention.k_proj.weight
         assert q.dtype == torch.bfloat16
         assert k.data_ptr() - q.data_ptr() == 2 * q.numel()
+    assert all(parameter is masters[name] for name, parameter in model.named_parameters())
+
+
+def test_masters_come_back_after_an_error():
+    model, _ = model_and_batches("qwen3", torch.bfloat16)
+    masters = dict(model.named_parameters())
+    with contextlib.suppress(KeyError), cast_once(model):
         raise KeyError
     assert all(parameter is masters[name] for name, parameter in model.named_parameters())

@@ -119,7 +119,7 @@ def bench_train(options: Train) -> dict[str, Any]:
     device = devices.prepare(machine, deterministic=False)
     model = build_model(config.model, options.vocab_size, options.context).to(device)
     model.compute_dtype, model.attention = machine.dtype, machine.attention
-    compute = torch.compile(model) if options.compile else model
+    compute = torch.compile(model, dynamic=False) if options.compile else model
     optimizer = Optimizer(model, config.optim, machine.dtype)
     shape = (options.batch, options.context)
     ids, labels = (torch.randint(options.vocab_size, shape, generator=torch.Generator().manual_seed(s)) for s in (0, 1))

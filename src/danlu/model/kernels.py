@@ -1,7 +1,7 @@
-"""Hand-written forward and backward of what PyTorch computes in many passes on a CPU; plain PyTorch elsewhere.
+"""Hand-written forward and backward of what PyTorch computes in many passes.
 
 Each function here equals a few lines of ordinary PyTorch (the tests compare them, values and gradients); what it
-saves is passes over memory, which bound a small model's step.
+saves is passes over memory, which bound a small model's step. `torch.compile` gets those few lines, and fuses them.
 
 Shapes: B rows, T tokens, S keys, H query heads, G key/value heads, R = H/G, K channels of a head.
 """
@@ -44,6 +44,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     The mean is taken in float32. Source: Zhang and Sennrich 2019, arXiv:1910.07467.
     """
+    if torch.compiler.is_compiling():
+        inverse = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps)
+        return (x * inverse.to(x.dtype)) * weight.to(x.dtype)
     return _RmsNorm.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
 
 
@@ -70,6 +73,9 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate every pair of channels (i, i + K/2) of x by an angle; cos and sin have K/2 channels."""
+    if torch.compiler.is_compiling():
+        first, second = x.chunk(2, -1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
     return _Rotate.apply(x, cos, sin)  # pyright: ignore[reportReturnType]
 
 
@@ -98,6 +104,9 @@ def swiglu(gate_up: Tensor) -> Tensor:
     The backward writes both halves' gradients where they belong; PyTorch's own would join them by a copy.
     Source: Shazeer 2020, arXiv:2002.05202.
     """
+    if torch.compiler.is_compiling():
+        gate, up = gate_up.chunk(2, -1)
+        return F.silu(gate) * up
     return _SwiGlu.apply(gate_up)  # pyright: ignore[reportReturnType]
 
 

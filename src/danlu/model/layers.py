@@ -142,9 +142,11 @@ def attend(
 ) -> Tensor:
     """Scaled dot-product attention, causal where no mask is given; H/G query heads share a key head.
 
-    `kernel="blocked"` (see `kernels.causal_attention`) is used where it applies: training without a mask.
+    `kernel="blocked"` (see `kernels.causal_attention`) is used where it applies: training without a mask, in eager
+    mode.
     """
-    if kernel == "blocked" and mask is None and not dropout and torch.is_grad_enabled():
+    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if kernel == "blocked" and mask is None and not dropout and eager:
         return kernels.causal_attention(q_BHTK, k_BGSK, v_BGSK)
     causal, groups = mask is None and q_BHTK.shape[2] > 1, q_BHTK.shape[1] != k_BGSK.shape[1]
     return F.scaled_dot_product_attention(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from danlu.types import IGNORED
 
-_CHUNK = 1024
+_CHUNK, _CHUNK_ON_ACCELERATOR = 1024, 16_384
 
 
 class _ChunkedNll(torch.autograd.Function):
@@ -32,7 +32,7 @@ class _ChunkedNll(torch.autograd.Function):
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N)
         nll_N = torch.zeros(hidden_ND.shape[0], dtype=torch.float32, device=hidden_ND.device)
         grads = _Gradients(hidden_ND, weight_VD, bias_V) if eager else None
-        for chunk in _chunks(hidden_ND.shape[0]):
+        for chunk in _chunks(hidden_ND):
             nll_N[chunk] = _chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk, None)
         ctx.grads = grads
         return nll_N
@@ -49,7 +49,7 @@ class _ChunkedNll(torch.autograd.Function):
                 grads.scale(scored[0] if scored.numel() else upstream_N.sum() * 0)
                 return (*grads.result(), None, None)
         grads = _Gradients(hidden_ND, weight_VD, bias_V)
-        for chunk in _chunks(hidden_ND.shape[0]):
+        for chunk in _chunks(hidden_ND):
             _chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk, upstream_N[chunk])
         return (*grads.result(), None, None)
 
@@ -84,8 +84,9 @@ class _Gradients:
         return self.hidden_ND, self.weight_VD.to(self._types[0]), bias
 
 
-def _chunks(n: int) -> list[slice]:
-    return [slice(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
+def _chunks(hidden_ND: Tensor) -> list[slice]:
+    n, size = hidden_ND.shape[0], _CHUNK if hidden_ND.device.type == "cpu" else _CHUNK_ON_ACCELERATOR
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def _chunk_nll(
@@ -118,5 +119,8 @@ def _chunk_nll(
 def chunked_nll(hidden_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_BT: Tensor) -> Tensor:
     """Return nll_BT, float32 nats a token, 0 where the label is -100; hidden and weight in one compute type."""
     learns = torch.is_grad_enabled()  # a Function's forward cannot see it: in there it is always off
-    nll_N = _ChunkedNll.apply(hidden_BTD.flatten(0, 1), weight_VD, bias_V, labels_BT.flatten(), learns)
+    nll = _ChunkedNll.apply
+    if torch.compiler.is_compiling():  # a loop that frees as it goes: nothing for a compiler to fuse
+        nll = torch.compiler.disable(nll)  # pyright: ignore[reportCallIssue]
+    nll_N = nll(hidden_BTD.flatten(0, 1), weight_VD, bias_V, labels_BT.flatten(), learns)
     return nll_N.view_as(labels_BT)  # pyright: ignore[reportAttributeAccessIssue]

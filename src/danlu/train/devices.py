@@ -36,6 +36,7 @@ class Machine:
     gemm_flops: float
     micro_batch_tokens: int = 0
     attention: Attention = "sdpa"
+    compile: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -63,6 +64,7 @@ def probe(config: DeviceConfig, window: int = 512) -> Machine:
         gemm_flops(device, DTYPES[precision], large),
         config.micro_batch_tokens,
         faster_attention(DTYPES[precision], window) if device.type == "cpu" else "sdpa",
+        config.compile == "on",
     )
 
 
@@ -102,10 +104,10 @@ def gemm_flops(device: torch.device, dtype: torch.dtype, size: int, seconds: flo
     torch.mm(a, b)
     best, until = float("inf"), time.perf_counter() + seconds
     while True:
-        _synchronise(device)
+        synchronise(device)
         start = time.perf_counter()
         torch.mm(a, b)
-        _synchronise(device)
+        synchronise(device)
         now = time.perf_counter()
         best = min(best, now - start)
         if now > until:
@@ -149,7 +151,8 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     elif device.type == "mps":

@@ -21,6 +21,7 @@ from danlu.errors import CheckpointError, TrainingError
 from danlu.model import Model
 from danlu.tokenizer import Tokenizer
 from danlu.train import devices, plan, schedule
+from danlu.train.ahead import Ahead
 from danlu.train.budget import Clock, TimeBudget
 from danlu.train.display import Display
 from danlu.train.embedding import start_from_bigrams
@@ -29,7 +30,8 @@ from danlu.train.objectives import NextToken, Objective
 from danlu.train.optim import Optimizer
 from danlu.train.run import SUMMARY, RunFolder
 from danlu.train.step import StepResult, split, train_step
-from danlu.train.trial import Trial
+from danlu.train.trial import Trial, compiling_pays
+from danlu.types import Batch, BatchPlan
 
 Evaluate = Callable[[Model], Mapping[str, float]]
 """Held-out quality: at least loss_nats_per_token, bits_per_char, bits_per_byte."""
@@ -111,10 +113,12 @@ class Trainer:
         log.cut_metrics(self.run.path, self.progress.step if state else -1)
         self.metrics = log.MetricsLog(self.run.path, self.progress.step)
         self.display = Display(self._version.total_steps, self.progress.step)
+        self.ahead = Ahead(self._read, pin=self.device.type == "cuda")
         try:
             with stop_on_signals() as stop:
                 self._loop(stop)
         finally:
+            self.ahead.close()
             self.display.close()
             self.metrics.close()
         return self._done()
@@ -131,23 +135,35 @@ class Trainer:
             start_from_bigrams(self.model, self.shards.split("train"))
         self.model.to(self.device).train()
         self.model.compute_dtype, self.model.attention = machine.dtype, machine.attention
-        compiled = torch.compile(self.model) if self.config.device.compile else self.model
-        self.compute = cast(nn.Module, compiled)
         self.optimizer = Optimizer(self.model, self.config.optim, machine.dtype)
         budget = parse_budget(self.config.budget)
         self.time_budget = TimeBudget(budget.amount, self.clock) if budget.unit == "minutes" else None
+        self.compute: nn.Module = self._compiled() if machine.compile else self.model
         self.plan = recorded or self._first_plan(machine)
         plan.save_plan(self.run.path, self.plan)
+
+    def _compiled(self) -> nn.Module:
+        return cast(nn.Module, torch.compile(self.model, dynamic=False))
 
     def _first_plan(self, machine: devices.Machine) -> plan.Plan:
         trial = Trial(self.compute, self.optimizer, self.objective, self.shards, self.config, self.device)
         machine = replace(machine, micro_batch_tokens=trial.micro_batch_tokens())
+        total, seconds = self._total_steps(trial, machine)
+        if self.config.device.compile == "auto" and self.device.type != "cpu":
+            seconds = seconds or trial.seconds(machine.micro_batch_tokens)
+            compiled = replace(trial, model=self._compiled())
+            if compiling_pays(seconds, total, lambda: compiled.seconds(machine.micro_batch_tokens)):
+                self.compute, machine = compiled.model, replace(machine, compile=True)
+                total, seconds = self._total_steps(compiled, machine)
+        why = f"a dry run took {seconds:.3f} s a step" if self.time_budget else f"budget {self.config.budget}"
+        return plan.first_plan(self.config, machine, total, why)
+
+    def _total_steps(self, trial: Trial, machine: devices.Machine) -> tuple[int, float]:
+        """Return the run's steps, and the seconds of one where the budget is a time (else 0)."""
         if self.time_budget is None:
-            total = plan.steps_for(parse_budget(self.config.budget), self.config, trial.blocks_per_epoch())
-            return plan.first_plan(self.config, machine, total, f"budget {self.config.budget}")
+            return plan.steps_for(parse_budget(self.config.budget), self.config, trial.blocks_per_epoch()), 0.0
         seconds = trial.seconds(machine.micro_batch_tokens)
-        total = self.time_budget.steps_left(seconds)
-        return plan.first_plan(self.config, machine, total, f"a dry run took {seconds:.3f} s a step")
+        return self.time_budget.steps_left(seconds), seconds
 
     def _take_back(self, checkpoint: Path, state: TrainerState) -> None:
         values = state.values
@@ -186,10 +202,13 @@ class Trainer:
         if self._saved != self.progress.step:
             self._save()
 
+    def _read(self, batches_plan: BatchPlan, step: int) -> Batch:
+        return self.objective.collate(batches.batch(self.shards, batches_plan, self.config.seed, step))
+
     def _step(self) -> None:
         at, version = self.progress.step, self._version
         started = time.perf_counter()
-        batch = self.objective.collate(batches.batch(self.shards, version.batches, self.config.seed, at))
+        batch = self.ahead.batch(version.batches, at)
         count = self.objective.count(batch)
         factor = schedule.rate_factor(self.config.schedule, version.total_steps, at)
         self.optimizer.set_rate(factor)

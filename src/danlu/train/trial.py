@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,22 @@ from danlu.train.step import split, train_step
 from danlu.types import BatchPlan
 
 _CPU_MICRO_BATCH_TOKENS = 2048
+
+
+_SECONDS_WORTH_COMPILING = 600.0
+
+
+def compiling_pays(eager_seconds: float, steps: int, compiled_seconds: Callable[[], float]) -> bool:
+    """Decide whether a run of `steps` is compiled: tried only where it would take ten minutes without.
+
+    Compiling itself takes about one; what the trial has compiled, the run goes on with. Where no compiler works, no.
+    """
+    if eager_seconds * steps < _SECONDS_WORTH_COMPILING:
+        return False
+    try:
+        return compiled_seconds() < eager_seconds
+    except RuntimeError:
+        return False
 
 
 @dataclass(frozen=True)
