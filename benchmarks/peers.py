@@ -3,9 +3,11 @@
 Peers: transformers' Qwen3ForCausalLM (danlu's own shape) and GPT2LMHeadModel, PyTorch's nn.TransformerEncoderLayer,
 and the article's model computed head by head. All update with fused AdamW, so that only the model differs;
 `danlu, muon` is danlu as its preset trains. Models of other shapes are compared by model FLOPs (6 a matrix weight, and
-attention's). At the end: each at its best precision. Each runs in a process of its own.
+attention's). The share of GEMM is taken of the step's own matrix products, done alone. At the end: each at its best
+precision. Each runs in a process of its own.
 
 usage: python benchmarks/peers.py [--precision fp32 bf16] [--rounds 5] [--rows 4] [--window 512] [--only NAME …]
+           [--micro-batch-tokens 0]
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,7 +32,10 @@ from danlu.configure import check, read_tables
 from danlu.model import build_model
 from danlu.model.article import to_article_state
 from danlu.train import devices
+from danlu.train.objectives import NextToken
 from danlu.train.optim import Optimizer
+from danlu.train.step import accumulate, split
+from danlu.types import Batch
 
 VOCABULARY = 6400
 
@@ -47,12 +52,12 @@ def flops(matrix_weights: int, layers: int, width: int, window: int) -> float:
     return 6.0 * matrix_weights + 6.0 * layers * width * window
 
 
-def trained(loss: Callable[[], Tensor], parameters: list[nn.Parameter]) -> Callable[[], object]:
-    """Make a step of a loss: backward, clip, fused AdamW."""
+def trained(backward: Callable[[], object], parameters: list[nn.Parameter]) -> Callable[[], object]:
+    """Make a step: forward and backward, clip, fused AdamW."""
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
     def step() -> None:
-        loss().backward()
+        backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -61,23 +66,26 @@ def trained(loss: Callable[[], Tensor], parameters: list[nn.Parameter]) -> Calla
 
 
 def danlu(ids: Tensor, machine: devices.Machine, preset: str = "small-25m", muon: bool = False) -> Peer:
+    micro_batch_tokens = machine.micro_batch_tokens or ids.numel()
     config = check(TrainConfig, read_tables(preset), preset)
     devices.prepare(machine, deterministic=False)
-    model = build_model(config.model, VOCABULARY, ids.shape[1])
+    model = build_model(config.model, VOCABULARY, ids.shape[1]).to(ids.device)
     model.compute_dtype, model.attention = machine.dtype, machine.attention
     model.eval()  # no dropout, as in the article computed head by head
     labels = ids.roll(-1, 1)
 
-    def loss() -> Tensor:
-        return model(ids, labels=labels).nll_BT.sum() / ids.numel()
+    batches = list(split(Batch(ids, labels), max(1, micro_batch_tokens // ids.shape[1]), ids.device))
+
+    def backward() -> None:
+        accumulate(model, NextToken(), batches, ids.numel())
 
     cost = model.flops_per_token(ids.shape[1])
     if not muon:
-        return Peer(trained(loss, list(model.parameters())), cost)
+        return Peer(trained(backward, list(model.parameters())), cost)
     optimizer = Optimizer(model, config.optim, machine.dtype)
 
     def step() -> None:
-        loss().backward()
+        backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -90,7 +98,7 @@ def qwen3(ids: Tensor, machine: devices.Machine) -> Peer:
 
     config = check(TrainConfig, read_tables("small-25m"), "small-25m")
     ours = build_model(config.model, VOCABULARY, ids.shape[1])
-    model = Qwen3ForCausalLM(Qwen3Config(**ours.hf_config())).train()
+    model = Qwen3ForCausalLM(Qwen3Config(**ours.hf_config())).train().to(ids.device)
     return Peer(hugging_face(model, ids, machine), ours.flops_per_token(ids.shape[1]))
 
 
@@ -100,6 +108,7 @@ def gpt2(ids: Tensor, machine: devices.Machine) -> Peer:
     sizes = {"n_embd": 512, "n_layer": 7, "n_head": 8, "n_positions": ids.shape[1]}
     off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0, **sizes, **off)).train()
+    model = model.to(ids.device)
     return Peer(hugging_face(model, ids, machine), flops(7 * 12 * 512**2 + VOCABULARY * 512, 7, 512, ids.shape[1]))
 
 
@@ -108,7 +117,7 @@ def hugging_face(model: nn.Module, ids: Tensor, machine: devices.Machine) -> Cal
         with autocast(machine):
             return model(input_ids=ids, labels=ids, use_cache=False).loss
 
-    return trained(loss, list(model.parameters()))
+    return trained(lambda: loss().backward(), list(model.parameters()))
 
 
 def encoder_layers(ids: Tensor, machine: devices.Machine) -> Peer:
@@ -120,8 +129,8 @@ def encoder_layers(ids: Tensor, machine: devices.Machine) -> Peer:
             "layers": nn.TransformerEncoder(layer, 6, enable_nested_tensor=False),
             "head": nn.Linear(512, VOCABULARY, bias=False),
         }
-    )
-    mask, labels = nn.Transformer.generate_square_subsequent_mask(ids.shape[1]), ids.roll(-1, 1)
+    ).to(ids.device)
+    mask, labels = nn.Transformer.generate_square_subsequent_mask(ids.shape[1], ids.device), ids.roll(-1, 1)
 
     def loss() -> Tensor:
         with autocast(machine):
@@ -129,7 +138,7 @@ def encoder_layers(ids: Tensor, machine: devices.Machine) -> Peer:
             return F.cross_entropy(parts["head"](hidden).flatten(0, 1).float(), labels.flatten())
 
     cost = flops(6 * 12 * 512**2 + VOCABULARY * 512, 6, 512, ids.shape[1])
-    return Peer(trained(loss, list(parts.parameters())), cost)
+    return Peer(trained(lambda: loss().backward(), list(parts.parameters())), cost)
 
 
 def article_by_head(ids: Tensor, machine: devices.Machine) -> Peer:
@@ -145,15 +154,40 @@ def article_by_head(ids: Tensor, machine: devices.Machine) -> Peer:
         with autocast(machine):
             return F.cross_entropy(head_by_head(state, ids, *sizes).flatten(0, 1).float(), labels.flatten())
 
-    return Peer(trained(loss, parameters), model.flops_per_token(ids.shape[1]))
+    return Peer(trained(lambda: loss().backward(), parameters), model.flops_per_token(ids.shape[1]))
+
+
+def products(ids: Tensor, machine: devices.Machine) -> Peer:
+    """Do the matrix products of danlu's step and nothing else, forward and backward; attention's are left out."""
+    config = check(TrainConfig, read_tables("small-25m"), "small-25m").model
+    model = build_model(config, VOCABULARY, ids.shape[1])
+    D, inner = config.hidden_size, config.intermediate_size
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    sizes = [(D, (heads + 2 * groups) * config.head_dim), (heads * config.head_dim, D), (D, 2 * inner), (inner, D)]
+
+    def operands(width: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight, slope = (torch.randn(shape) for shape in ((ids.numel(), width), (rows, width), (ids.numel(), rows)))
+        return tuple(t.to(ids.device, machine.dtype) for t in (x, weight, slope))  # pyright: ignore[reportReturnType]
+
+    made = [operands(*size) for size in [*sizes * config.num_hidden_layers, (D, VOCABULARY)]]
+
+    def step() -> None:
+        for x, weight, slope in made:
+            F.linear(x, weight)
+            torch.mm(slope, weight)
+            torch.mm(slope.mT, x)
+
+    return Peer(step, 6.0 * model.matmul_weights())
 
 
 def autocast(machine: devices.Machine) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=machine.precision == "bf16")
+    return torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16")
 
 
+_PRODUCTS = "its products alone"
 PEERS: dict[str, Callable[[Tensor, devices.Machine], Peer]] = {
     "danlu": danlu,
+    _PRODUCTS: products,
     "danlu, muon": lambda ids, machine: danlu(ids, machine, muon=True),
     "danlu, article": lambda ids, machine: danlu(ids, machine, "article-v2"),
     "transformers Qwen3": qwen3,
@@ -206,17 +240,18 @@ def compare(machine: devices.Machine, args: argparse.Namespace) -> dict[str, flo
     for _ in range(args.rounds):
         for name, worker in workers.items():
             taken[name].append(worker.seconds())
-    print(f"\n{machine.precision}, attention {machine.attention}, GEMM {machine.gemm_flops / 1e9:,.0f} GFLOP/s\n")
+    speeds = {name: tokens * workers[name].flops_per_token / statistics.median(t) for name, t in taken.items()}
+    gemm = speeds.get(_PRODUCTS, machine.gemm_flops)
+    print(f"\n{machine.precision}, attention {machine.attention}, GEMM {gemm / 1e9:,.0f} GFLOP/s\n")
     print("| model | tokens/s (min, max) | GFLOP/s | share of GEMM | danlu per model FLOP | peak memory |")
     print("|---" * 6 + "|")
-    speeds = {name: tokens * workers[name].flops_per_token / statistics.median(t) for name, t in taken.items()}
     for name, seconds in taken.items():
         ours, theirs = workers["danlu"].flops_per_token, workers[name].flops_per_token
         ratios = [ours / a * b / theirs for a, b in zip(taken["danlu"], seconds, strict=True)]
         rates = [tokens / s for s in (statistics.median(seconds), max(seconds), min(seconds))]
         print(
             f"| {name} | {rates[0]:,.0f} ({rates[1]:,.0f}, {rates[2]:,.0f}) | {speeds[name] / 1e9:,.0f} "
-            f"| {speeds[name] / machine.gemm_flops:.0%} | {statistics.median(ratios):.2f}× "
+            f"| {speeds[name] / gemm:.0%} | {statistics.median(ratios):.2f}× "
             f"| {workers[name].stop():,} MB |",
             flush=True,
         )
@@ -229,6 +264,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--micro-batch-tokens", type=int, default=0, help="danlu's; 0: the whole batch at once")
     parser.add_argument("--only", nargs="*", choices=list(PEERS))
     parser.add_argument("--worker", choices=list(PEERS), help=argparse.SUPPRESS)
     parser.add_argument("--machine", help=argparse.SUPPRESS)
@@ -238,9 +274,10 @@ def main() -> None:
         work(args.worker, ids, devices.Machine(**json.loads(args.machine)))
         return
     machines = [devices.probe(DeviceConfig(name="cpu", precision=p), args.window) for p in args.precision]
+    machines = [replace(machine, micro_batch_tokens=args.micro_batch_tokens) for machine in machines]
     print(f"{args.rows} x {args.window}, {machines[0].threads} threads, {args.rounds} rounds in turn")
     found = [compare(machine, args) for machine in machines]
-    best = {name: max(speeds[name] for speeds in found) for name in found[0]}
+    best = {name: max(speeds[name] for speeds in found) for name in found[0] if name != _PRODUCTS}
     print("\neach at its best precision: danlu's model FLOP/s over theirs")
     for name, speed in best.items():
         print(f"  {name:<26}{best['danlu'] / speed:6.2f}×")

@@ -27,7 +27,7 @@ RECIPES: dict[str, dict[str, list[str]]] = {
     "nano": {
         "article-v1": ["article-v1", *_SMALL_ARTICLE],
         "article-v2": ["article-v2", *_SMALL_ARTICLE, *_SHORT_WARM_UP],
-        "adamw": ["nano", *_ADAMW, "--optim.lr", "3e-3"],
+        "adamw": ["nano", *_ADAMW, "--optim.lr", "1e-3"],
         "danlu": ["nano"],
     },
     "25m": {

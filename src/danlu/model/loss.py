@@ -119,8 +119,8 @@ def _chunk_nll(
 def chunked_nll(hidden_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_BT: Tensor) -> Tensor:
     """Return nll_BT, float32 nats a token, 0 where the label is -100; hidden and weight in one compute type."""
     learns = torch.is_grad_enabled()  # a Function's forward cannot see it: in there it is always off
-    nll = _ChunkedNll.apply
+    nll: Any = _ChunkedNll.apply
     if torch.compiler.is_compiling():  # a loop that frees as it goes: nothing for a compiler to fuse
-        nll = torch.compiler.disable(nll)  # pyright: ignore[reportCallIssue]
+        nll = torch.compiler.disable(nll)
     nll_N = nll(hidden_BTD.flatten(0, 1), weight_VD, bias_V, labels_BT.flatten(), learns)
     return nll_N.view_as(labels_BT)  # pyright: ignore[reportAttributeAccessIssue]
