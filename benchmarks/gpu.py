@@ -233,12 +233,8 @@ def peer_row(bench: Bench, name: str, ids: Tensor) -> Row:
     peer = peers.PEERS[name](ids, bench.machine)
     seconds = bench.median_seconds(peer.step)
     speed = ids.numel() / seconds
-    return {
-        "model": name,
-        "tokens/s": speed,
-        "TFLOP/s": peer.flops_per_token * speed / 1e12,
-        "peak GB": bench.peak_gb(),
-    }
+    flops = peer.flops_per_token * speed
+    return {"model": name, "tokens/s": speed, "TFLOP/s": flops / 1e12, "peak GB": bench.peak_gb()}
 
 
 def learning(bench: Bench, data: Path, presets: list[str]) -> Iterator[Row]:

@@ -12,18 +12,9 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 @pytest.mark.slow
 def test_every_section_finds_something(shards_folder, tmp_path):
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        "--tiny",
-        "--device",
-        "cpu",
-        "--presets",
-        "nano",
-        "--data",
-        str(shards_folder),
-    ]
-    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
+    small = ["--tiny", "--device", "cpu", "--presets", "nano"]
+    command = [sys.executable, str(SCRIPT), *small, "--data", str(shards_folder), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "left out" not in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
