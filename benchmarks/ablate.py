@@ -2,11 +2,13 @@
 
 Each variant is a name and the flags of `danlu train` that it adds; the baseline adds none. Runs of one seed differ
 in nothing else, so differences are taken seed by seed. A row for each run is appended to --results, and runs that
-have one already are not repeated; --table prints all of that file as Markdown.
+have one already are not repeated; --table prints all of that file as Markdown. --recipes writes docs/recipes.md of the
+presets and of the runs that are kept beside this script.
 
 usage: python benchmarks/ablate.py --data SHARDS [--preset nano] [--budget "600k tokens"] [--seeds 3]
            [--results ablations.jsonl] "NAME=--flag value …" …
        python benchmarks/ablate.py --results ablations.jsonl --table
+       python benchmarks/ablate.py --recipes
 """
 
 from __future__ import annotations
@@ -22,9 +24,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from danlu.config import TrainConfig
+from danlu.configure import check, read_tables
 from danlu.log import read_metrics
+from danlu.model import build_model
 
 BASELINE = "baseline"
+HERE = Path(__file__).parent
+KEPT = HERE / "ablations.jsonl"
+RECIPES = HERE.parent / "docs" / "recipes.md"
+PRESETS = ("nano", "small-25m", "base-100m", "article-v1", "article-v2")
+_VOCABULARY = 6400
+_SHOWN = ("lr", "muon_lr", "muon_steps", "momentum", "betas", "weight_decay", "clip")
 # Student's t, 97.5 %, by degrees of freedom
 _T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -92,6 +103,50 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def preset_table() -> str:
+    """Return a Markdown table of what the presets train with."""
+    configs = {name: check(TrainConfig, read_tables(name), name) for name in PRESETS}
+    rows: dict[str, list[str]] = {"parameters": [], "embedding": [], "context": [], "tokens a step": []}
+    rows |= {f"optim.{key}": [] for key in ("name", *_SHOWN)} | {"schedule": []}
+    for config in configs.values():
+        model, optim, schedule = build_model(config.model, _VOCABULARY, config.context), config.optim, config.schedule
+        rows["parameters"].append(f"{sum(p.numel() for p in model.parameters()):,}")
+        rows["embedding"].append(config.embedding)
+        stretches = [f"{s.window} to {s.until:.0%}" for s in schedule.stretches]
+        rows["context"].append(", then ".join([*stretches, f"{config.context}"]))
+        sizes = [s.batch_tokens for s in schedule.stretches] + [config.batch_tokens]
+        rows["tokens a step"].append(", then ".join(f"{size:,}" for size in dict.fromkeys(sizes)))
+        for key in ("name", *_SHOWN):
+            muons = key.startswith("muon") or key == "momentum"
+            rows[f"optim.{key}"].append("" if muons and optim.name != "muon" else str(getattr(optim, key)))
+        decay = f", decay over {schedule.decay:.0%}" if schedule.shape == "wsd" else ""
+        rows["schedule"].append(f"{schedule.shape}, {schedule.warmup_steps} steps of warm-up{decay}")
+    lines = [f"| | {' | '.join(configs)} |", "|---" * (len(configs) + 1) + "|"]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())])
+
+
+def recipes() -> str:
+    """Return docs/recipes.md."""
+    return f"""# Recipes
+
+Written by `python benchmarks/ablate.py --recipes` of the presets as they are and of the runs in
+`benchmarks/ablations.jsonl`. What was tried by hand, and what each finding led to, is in the [log](log.md).
+
+## What the presets train with
+
+Sizes at {_VOCABULARY:,} entries.
+
+{preset_table()}
+
+## One change at a time
+
+Each line is the preset of that day with the flags beside it; runs of one seed differ in nothing else. A difference
+below zero is a gain. One seed moves a run of this length by about a hundredth of a bit, so single seeds show large
+effects only. Two runs went on at a time, each on a core of its own: a speed beside the baseline's is a rough one.
+
+{table(known(KEPT))}"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data")
@@ -101,8 +156,12 @@ def main() -> None:
     parser.add_argument("--eval-tokens", type=int, default=60_000)
     parser.add_argument("--results", type=Path, default=Path("ablations.jsonl"))
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--recipes", action="store_true")
     parser.add_argument("variants", nargs="*")
     args = parser.parse_args()
+    if args.recipes:
+        RECIPES.write_text(recipes())
+        return
     if args.table:
         print(table(known(args.results)))
         return

@@ -2,15 +2,19 @@
 
 Every recipe trains for the same minutes, one after another, by `danlu train`; its evaluations are the curve. Time
 counts from the run's first second, evaluations and checkpoints left out of none. At the end: how many times sooner,
-and after how many times fewer tokens, danlu's recipe passes what each other one reached.
+and after how many times fewer tokens, danlu's recipe passes what each other one reached, and some values on the way.
+--threads 1 lets two recipes run side by side, each on its own core, by two calls with --only. With --tokens a budget
+of tokens takes the place of the minutes: for the curves against tokens alone, where the machine has other work too.
 
-usage: python benchmarks/time_to_loss.py --data SHARDS [--size nano|25m] [--minutes 20] [--out FOLDER] [--only NAME …]
+usage: python benchmarks/time_to_loss.py --data SHARDS [--size nano|25m] [--minutes 20] [--tokens N] [--out FOLDER]
+           [--threads N] [--only NAME …]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -48,14 +52,19 @@ class Point:
     bits: float
 
 
-def train(name: str, args: argparse.Namespace) -> list[Point]:
-    """Train one recipe, unless its run is there already; return its evaluations."""
+def train(name: str, args: argparse.Namespace) -> None:
+    """Train one recipe, unless its run is there already."""
     run = args.out / name
     if not (run / "summary.json").is_file():
         command = [sys.executable, "-m", "danlu", "train", *RECIPES[args.size][name], "--resume", "--data", args.data]
-        command += ["--out", str(run), "--budget", f"{args.minutes} min", "--eval-tokens", "30000"]
-        command += ["--sample-tokens", "0"]
+        budget = f"{args.tokens} tokens" if args.tokens else f"{args.minutes} min"
+        command += ["--out", str(run), "--budget", budget, "--eval-tokens", "30000", "--sample-tokens", "0"]
+        command += ["--device.threads", str(args.threads)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def read(run: Path) -> list[Point]:
+    """Return a run's evaluations."""
     rows = [row for row in read_metrics(run) if row["kind"] == "eval"]
     return [Point(row["seconds"], row["tokens"], row["bits_per_char"]) for row in rows]
 
@@ -86,6 +95,30 @@ def table(curves: dict[str, list[Point]]) -> str:
     return "\n".join(lines)
 
 
+def thresholds(curves: dict[str, list[Point]]) -> str:
+    """Return a Markdown table: when each recipe passed some bits/char, and how many times sooner danlu's did."""
+    others = [name for name in curves if name != "danlu"]
+    first = max(min(point.bits for point in curve) for curve in curves.values())
+    last = min(min(point.bits for point in curves[name]) for name in others)
+    levels = sorted({math.ceil(4 * last) / 4 + 0.25 * n for n in range(40)} | {first}, reverse=True)
+    start = min(curve[0].bits for curve in curves.values())
+    lines = [f"| bits/char | danlu | {' | '.join(others)} |", "|---" * (2 + len(others)) + "|"]
+    for level in [level for level in levels if level < start]:
+        ours, cells = reached(curves["danlu"], level), []
+        if ours is None:
+            continue
+        for name in others:
+            theirs = reached(curves[name], level)
+            times = theirs and (theirs.seconds / max(ours.seconds, 1e-9), theirs.tokens / max(ours.tokens, 1))
+            cells.append(
+                f"{theirs.seconds:.0f} s ({times[0]:.1f}×), {theirs.tokens:,} tokens ({times[1]:.1f}×)"
+                if theirs and times
+                else "never"
+            )
+        lines.append(f"| {level:.2f} | {ours.seconds:.0f} s, {ours.tokens:,} tokens | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def picture(curves: dict[str, list[Point]], path: Path) -> None:
     import matplotlib
 
@@ -112,13 +145,21 @@ def main() -> None:
     parser.add_argument("--size", default="nano", choices=list(RECIPES))
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--out", type=Path, default=Path("build/time_to_loss"))
-    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--tokens", type=int)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--only", nargs="*", help="train these, and draw all whose runs are there")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    names = [name for name in RECIPES[args.size] if not args.only or name in args.only or name == "danlu"]
-    curves = {name: train(name, args) for name in reversed(names)}
+    recipes = list(reversed(RECIPES[args.size]))
+    for name in args.only or recipes:
+        train(name, args)
+    curves = {name: read(args.out / name) for name in recipes if (args.out / name / "summary.json").is_file()}
+    if "danlu" not in curves:
+        return
     (args.out / "curves.json").write_text(json.dumps({n: [vars(p) for p in c] for n, c in curves.items()}))
-    print(table(curves))
+    text = f"{table(curves)}\n\n{thresholds(curves)}"
+    (args.out / "table.md").write_text(text + "\n")
+    print(text)
     picture(curves, args.out / "curves.png")
 
 

@@ -146,3 +146,25 @@ def test_contradictory_settings_are_one_line(tables, message):
     with pytest.raises(ConfigError, match=message) as caught:
         check(TrainConfig, tables, "run.toml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch-tokens", "256"], "batch_tokens 256 is no multiple of context 512"),
+        (["--schedule.decay", "1.5"], "`schedule.decay`: Input should be less than or equal to 1"),
+        (["--schedule.stretches.0.window", "1024"], "schedule.stretches.0.window 1,024 does not divide context 512"),
+        (["--schedule.stretches.0.until", "2"], "`schedule.stretches.0.until`: Input should be less than 1"),
+        (["--model.num-attention-heads", "3"], "`model`: num_key_value_heads 4 does not divide num_attention_heads 3"),
+        (["--context", "0"], "`context`: Input should be greater than 1"),
+        (["--optim.lr", "fast"], "'fast'"),
+    ],
+)
+def test_wrong_flags_are_one_line_that_says_what_and_where(flags, message):
+    with pytest.raises(ConfigError) as caught:
+        read_config(TrainConfig, read_tables("nano"), flags, "danlu train nano")
+    said = str(caught.value)
+    assert said.startswith("danlu train nano: ")
+    assert message in said
+    assert "\n" not in said
+    assert "[type=" not in said

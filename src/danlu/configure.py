@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import io
 import json
+import re
 import tomllib
 import types
 import typing
@@ -23,6 +24,11 @@ from pydantic import BaseModel, ValidationError
 
 from danlu.errors import ConfigError
 
+_VALIDATION_ERROR = re.compile(
+    r"Error parsing (?P<table>\S+): \d+ validation errors? for \S+ "
+    r"(?:(?P<key>[a-z_.0-9]* ?)Value error, |(?P<field>[a-z_.0-9]+) )(?P<message>.*?) \[type="
+)
+"""What pydantic says inside tyro's box: of which table, of which key, and what."""
 C = TypeVar("C", bound=BaseModel)
 T = TypeVar("T")
 
@@ -122,6 +128,11 @@ def parse_flags(options_class: type[T], flags: Sequence[str], prog: str, default
 def _one_line(box: str) -> str:
     """Flatten what tyro printed in a box to its first message."""
     lines = [line.strip("│╭╮╰╯─ \t") for line in box.splitlines()]
+    invalid = _VALIDATION_ERROR.search(" ".join(lines))
+    if invalid:
+        table, key, message = invalid["table"], (invalid["key"] or invalid["field"] or "").strip(), invalid["message"]
+        parts = [part for part in (table if table.islower() else "", key) if part]
+        return (f"`{'.'.join(parts)}`: " if parts else "") + message
     noise = (
         "For full helptext",
         "Unrecognized options",
