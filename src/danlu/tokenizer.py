@@ -133,6 +133,11 @@ class Tokenizer:
         return self._bytes[token_id]
 
     @cached_property
+    def special_ids(self) -> dict[str, int]:
+        """Map the special tokens' texts to their ids."""
+        return {token.content: i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
+
+    @cached_property
     def _bytes(self) -> list[bytes]:
         byte_of = {char: byte for byte, char in _byte_characters().items()}
         added = {i: token.content for i, token in self._backend.get_added_tokens_decoder().items()}

@@ -37,7 +37,8 @@ class Corpus:
     """
 
     specs: Sequence[str]
-    text_key: str = "text"
+    text_key: str | None = "text"
+    """Where a record's text is; with None a document holds its whole record as `meta`, and no text."""
     txt_unit: TxtUnit = "file"
     skip_bad: bool = False
     skipped: int = 0
@@ -67,7 +68,7 @@ class Corpus:
 
     def fingerprint(self) -> str:
         """Hash all contents and the options that change what is read."""
-        parts = [self.text_key, self.txt_unit, str(self.skip_bad)]
+        parts = [self.text_key or "", self.txt_unit, str(self.skip_bad)]
         for path in self.files:
             try:
                 parts += ["demo" if path in self._demo else kind(path), storage.sha256_of(path)]
@@ -102,7 +103,7 @@ class Corpus:
             if path in self._demo:
                 yield from self._without_lines(demo.documents(path))
             elif self._stamps[path][0] == 0:
-                self._bad(f"{path}: is empty")
+                self.bad(f"{path}: is empty")
             elif kind(path) == ".parquet":
                 yield from self._without_lines(self._parquet(path))
             else:
@@ -121,7 +122,8 @@ class Corpus:
         if _stamp(path) != self._stamps[path]:
             raise DataError(f"{path}: changed while it was read. Copy it first, or wait until it is whole")
 
-    def _bad(self, message: str) -> None:
+    def bad(self, message: str) -> None:
+        """Raise DataError for a bad record, or count it where `skip_bad` says so."""
         if not self.skip_bad:
             raise DataError(f"{message}. --skip-bad counts such records and goes on")
         self.skipped += 1
@@ -151,10 +153,10 @@ class Corpus:
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
-                self._bad(f"{where}: is no UTF-8. Convert it, e.g. with iconv -f GB18030 -t UTF-8")
+                self.bad(f"{where}: is no UTF-8. Convert it, e.g. with iconv -f GB18030 -t UTF-8")
                 continue
             if "\0" in line:
-                self._bad(f"{where}: is binary, not text")
+                self.bad(f"{where}: is binary, not text")
                 continue
             self._count(line)
             yield number, line
@@ -167,7 +169,7 @@ class Corpus:
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
-                self._bad(f"{where}: is no JSON ({getattr(error, 'msg', error)})")
+                self.bad(f"{where}: is no JSON ({getattr(error, 'msg', error)})")
                 continue
             document = self._record(record, path, number, where)
             if document is not None:
@@ -175,12 +177,14 @@ class Corpus:
 
     def _record(self, record: Any, path: Path, number: int, where: str) -> Document | None:
         if not isinstance(record, dict):
-            self._bad(f"{where}: is no JSON object")
+            self.bad(f"{where}: is no JSON object")
+        elif self.text_key is None:
+            return Document("", str(path), str(record.get("id", number)), record)
         elif self.text_key not in record:
-            self._bad(f"{where}: {_no_key(self.text_key, list(record))}")
+            self.bad(f"{where}: {_no_key(self.text_key, list(record))}")
         elif not isinstance(record[self.text_key], str):
             kind_of = type(record[self.text_key]).__name__
-            self._bad(f"{where}: its {self.text_key!r} is no string ({kind_of})")
+            self.bad(f"{where}: its {self.text_key!r} is no string ({kind_of})")
         else:
             meta = {key: value for key, value in record.items() if key != self.text_key}
             return Document(record[self.text_key], str(path), str(meta.get("id", number)), meta)
@@ -210,7 +214,7 @@ class Corpus:
             # with a buffer a column is read piece by piece; without, a whole row group lies in memory
             with pq.ParquetFile(path, pre_buffer=False, buffer_size=_PARQUET_BUFFER) as file:
                 names = file.schema_arrow.names
-                if self.text_key not in names:
+                if self.text_key is not None and self.text_key not in names:
                     raise DataError(f"{path}: {_no_key(self.text_key, names)}")
                 rows, total, size = 0, max(1, file.metadata.num_rows), self._stamps[path][0]
                 self._position = lambda: size * rows // total
