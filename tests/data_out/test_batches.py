@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from danlu.data.batches import batch, blocks_per_epoch, permute
+from danlu.data.batches import batch, permute
 from danlu.data.shards import Shards, TokenStream
 from danlu.types import IGNORED, BatchPlan, Stretch
 
@@ -58,7 +58,7 @@ def test_every_token_of_every_epoch_is_scored_once(tokens, plan):
     stream = shards.split("train").read(0, tokens)
     before = np.concatenate([[EOS], stream[:-1]])
     expected = Counter(zip(before.tolist(), stream.tolist(), strict=True))
-    epoch = blocks_per_epoch(shards, plan)
+    epoch = shards.blocks_per_epoch(plan)
     steps, blocks = 0, 0
     while blocks < 3 * epoch:  # whole steps; then count exactly three epochs of blocks
         blocks += plan.stretch_at(steps).batch_tokens // plan.context
@@ -73,7 +73,7 @@ def test_every_token_of_every_epoch_is_scored_once(tokens, plan):
 
 def test_at_most_one_short_row_an_epoch_and_none_empty():
     shards, p = made_shards(1003), plan(32, (0, 8, 64))
-    steps = -(-blocks_per_epoch(shards, p) // 2)
+    steps = -(-shards.blocks_per_epoch(p) // 2)
     short = 0
     for step in range(steps):
         lengths = (batch(shards, p, 1, step).labels_BT != IGNORED).sum(1)
@@ -132,7 +132,7 @@ def test_segments_change_at_every_end_mark():
 def test_padded_rows_are_documents_cut_or_filled():
     shards, p = made_shards(600), plan(16, (0, 16, 64), packing="padded")
     documents = [[*d.tolist(), EOS] for d in shards.split("train").documents()]
-    assert blocks_per_epoch(shards, p) == len(documents)
+    assert shards.blocks_per_epoch(p) == len(documents)
     seen = []
     for step in range(-(-len(documents) // 4)):
         got = batch(shards, p, 0, step)

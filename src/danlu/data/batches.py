@@ -1,73 +1,74 @@
 """A batch is a pure function of (plan, seed, step): no iterator, no stored permutation, the same for any ranks.
 
-An epoch's stream t[0], t[1], … is cut into blocks of `context` tokens. Block b scores t[bL] … t[bL+L-1], each
-predicted from the token before it (eos before the first), so every token is scored exactly once an epoch. A step
-takes whole blocks, in an order that a keyed permutation gives; a shorter window cuts a block into several rows.
+An epoch is a set of blocks of `context` tokens; where they come from is a `Blocks`. A step takes whole blocks, in an
+order that a keyed permutation gives; a shorter window cuts a block into several rows.
 
-Shapes: B rows, T tokens of a row.
+Shapes: B rows, T tokens of a row, L tokens of a block.
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from danlu.data.shards import Shards, TokenStream
 from danlu.types import IGNORED, Batch, BatchPlan
 
 _ROUNDS = 4
 
 
-def blocks_per_epoch(shards: Shards, plan: BatchPlan) -> int:
-    """Count the blocks of an epoch: windows of `context` tokens, or documents where rows are padded."""
-    train = shards.split("train")
-    return train.documents_count if plan.packing == "padded" else -(-len(train) // plan.context)
+class Block(NamedTuple):
+    """Input ids_L, labels_L (-100: not scored), and which document or conversation each belongs to, if that matters."""
+
+    ids_L: np.ndarray
+    labels_L: np.ndarray
+    segments_L: np.ndarray | None = None
 
 
-def batch(shards: Shards, plan: BatchPlan, seed: int, step: int, rows: slice | None = None) -> Batch:
+class Blocks(Protocol):
+    """What training reads: a shard folder, packed conversations, or both in a stated share."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the tokenizer's number of entries."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """Return a hash of all contents."""
+        ...
+
+    def blocks_per_epoch(self, plan: BatchPlan) -> int:
+        """Count the blocks of an epoch."""
+        ...
+
+    def block(self, plan: BatchPlan, number: int) -> Block:
+        """Return a block of the epoch, `plan.context` tokens long."""
+        ...
+
+
+def batch(blocks: Blocks, plan: BatchPlan, seed: int, step: int, rows: slice | None = None) -> Batch:
     """Return the batch of `step` (counted from 0), or the given rows of it.
 
     Rows that would hold no scored token, which only an epoch's last block can give, are left out. A batch may span
-    epochs. With `document_mask`, a document's segment begins at the eos before it.
+    epochs.
     """
     stretch = plan.stretch_at(step)
-    per_epoch = blocks_per_epoch(shards, plan)
+    per_epoch = blocks.blocks_per_epoch(plan)
     first = plan.tokens_before(step) // plan.context
     wanted = np.arange(first, first + stretch.batch_tokens // plan.context)
-    train = shards.split("train")
-    read = _read_document if plan.packing == "padded" else _read_block
-    parts = []
+    parts: list[Block] = []
     for epoch in np.unique(wanted // per_epoch):
         inside = wanted[wanted // per_epoch == epoch] % per_epoch
-        parts += [read(train, int(b), plan.context) for b in permute(inside, per_epoch, seed, int(epoch))]
-    ids_BT = np.stack([ids for ids, _ in parts]).reshape(-1, stretch.window)
-    labels_BT = np.stack([labels for _, labels in parts]).reshape(-1, stretch.window)
-    scored = (labels_BT != IGNORED).any(1)
-    ids_BT, labels_BT = ids_BT[scored][rows or slice(None)], labels_BT[scored][rows or slice(None)]
-    segments_BT = torch.from_numpy((ids_BT == shards.eos_id).cumsum(1)) if plan.document_mask else None
-    return Batch(torch.from_numpy(ids_BT), torch.from_numpy(labels_BT), segments_BT)
-
-
-def _read_block(train: TokenStream, block: int, context: int) -> tuple[np.ndarray, np.ndarray]:
-    start, stop = block * context, min((block + 1) * context, len(train))
-    labels = train.read(start, stop)
-    before = train.read(start - 1, start) if start else np.array([train.eos_id])
-    return _filled(labels, before, train.eos_id, context)
-
-
-def _read_document(train: TokenStream, number: int, context: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return one document and its eos, cut to `context`, as the article does."""
-    start = int(train.ends[number - 1]) + 1 if number else 0
-    stop = min(int(train.ends[number]) + 1, start + context)
-    return _filled(train.read(start, stop), np.array([train.eos_id]), train.eos_id, context)
-
-
-def _filled(labels: np.ndarray, before: np.ndarray, eos_id: int, context: int) -> tuple[np.ndarray, np.ndarray]:
-    missing = context - len(labels)
-    ids = np.concatenate([before, labels[:-1], np.full(missing, eos_id)])
-    return ids, np.concatenate([labels, np.full(missing, IGNORED)])
+        parts += [blocks.block(plan, int(b)) for b in permute(inside, per_epoch, seed, int(epoch))]
+    ids_BT = np.stack([part.ids_L for part in parts]).reshape(-1, stretch.window)
+    labels_BT = np.stack([part.labels_L for part in parts]).reshape(-1, stretch.window)
+    chosen = np.flatnonzero((labels_BT != IGNORED).any(1))[rows or slice(None)]
+    segments = [part.segments_L for part in parts if part.segments_L is not None]
+    segments_BT = torch.from_numpy(np.stack(segments).reshape(-1, stretch.window)[chosen]) if segments else None
+    return Batch(torch.from_numpy(ids_BT[chosen]), torch.from_numpy(labels_BT[chosen]), segments_BT)
 
 
 def permute(index: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:

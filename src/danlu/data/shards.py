@@ -17,8 +17,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from danlu import storage
+from danlu.data.batches import Block
 from danlu.errors import DataError
 from danlu.tokenizer import TOKENIZER_JSON
+from danlu.types import IGNORED, BatchPlan
 
 SPLITS = ("train", "validation")
 FORMAT = 1
@@ -160,6 +162,31 @@ class Shards:
     def split(self, name: str) -> TokenStream:
         """Return a split's tokens."""
         return self._streams[name]
+
+    def blocks_per_epoch(self, plan: BatchPlan) -> int:
+        """Count the training text's blocks: windows of `context` tokens, or documents where rows are padded."""
+        train = self.split("train")
+        return train.documents_count if plan.packing == "padded" else -(-len(train) // plan.context)
+
+    def block(self, plan: BatchPlan, number: int) -> Block:
+        """Return one of them; with `document_mask`, a document's segment begins at the eos before it.
+
+        The stream t[0], t[1], … is cut into blocks of L = `context` tokens. Block b scores t[bL] … t[bL+L-1], each
+        predicted from the token before it (eos before the first), so every token is scored exactly once an epoch. A
+        padded row is one document and its eos, cut to `context`, as the article does.
+        """
+        train = self.split("train")
+        if plan.packing == "padded":
+            start = int(train.ends[number - 1]) + 1 if number else 0
+            stop = min(int(train.ends[number]) + 1, start + plan.context)
+            before = np.array([self.eos_id])
+        else:
+            start, stop = number * plan.context, min((number + 1) * plan.context, len(train))
+            before = train.read(start - 1, start) if start else np.array([self.eos_id])
+        labels, missing = train.read(start, stop), plan.context - (stop - start)
+        ids_L = np.concatenate([before, labels[:-1], np.full(missing, self.eos_id)])
+        labels_L = np.concatenate([labels, np.full(missing, IGNORED)])
+        return Block(ids_L, labels_L, (ids_L == self.eos_id).cumsum() if plan.document_mask else None)
 
     def _open(self, name: str) -> TokenStream:
         entry = self.manifest["splits"][name]

@@ -56,7 +56,7 @@ class Trial:
 
     def blocks_per_epoch(self) -> int:
         """Count the blocks of an epoch."""
-        return batches.blocks_per_epoch(self.shards, self.batches)
+        return self.shards.blocks_per_epoch(self.batches)
 
     def micro_batch_tokens(self) -> int:
         """Choose how many tokens are computed at once: as configured, or on an accelerator the most that fit.
