@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,7 @@ def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
         shards,
         model,
         tokenizer,
+        start=_start(config, shards),
         evaluate=lambda m: validation.score(m, config.context).as_dict(),
         sample=_sampler(config, tokenizer),
         on_checkpoint=write_report,
@@ -117,6 +119,14 @@ def _model(config: TrainConfig, shards: Shards, tokenizer: Tokenizer) -> Model:
             f"Repack: danlu prepare … --tokenizer {config.init} --out <folder>"
         )
     return model
+
+
+def _start(config: TrainConfig, shards: Shards) -> Callable[[Model], object] | None:
+    from danlu.train.embedding import start_from_bigrams
+
+    if config.init is not None or config.embedding == "random":
+        return None
+    return lambda model: start_from_bigrams(model, shards.split("train"))
 
 
 def _sampler(config: TrainConfig, tokenizer: Tokenizer) -> Sample:

@@ -16,7 +16,7 @@ from danlu import log, storage
 from danlu.checkpoint import TrainerState, load_trainer, load_weights
 from danlu.config import TrainConfig, parse_budget
 from danlu.data import batches
-from danlu.data.shards import Shards
+from danlu.data.batches import Blocks
 from danlu.errors import CheckpointError, TrainingError
 from danlu.model import Model
 from danlu.tokenizer import Tokenizer
@@ -24,7 +24,6 @@ from danlu.train import devices, plan, schedule
 from danlu.train.ahead import Ahead
 from danlu.train.budget import Clock, TimeBudget
 from danlu.train.display import Display
-from danlu.train.embedding import start_from_bigrams
 from danlu.train.interrupt import StopRequest, stop_on_signals
 from danlu.train.objectives import NextToken, Objective
 from danlu.train.optim import Optimizer
@@ -71,24 +70,26 @@ class Progress:
 
 
 class Trainer:
-    """Trains `model` on `shards` into the run folder `config.out`, from the start or its newest checkpoint.
+    """Trains `model` on `blocks` into the run folder `config.out`, from the start or its newest checkpoint.
 
-    `evaluate`, `sample` and `on_checkpoint` are handed in, so that this room knows nothing of those rooms.
+    `start` is called once, before a run's first step. It, `evaluate`, `sample` and `on_checkpoint` are handed in, so
+    that this room knows nothing of those rooms.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        shards: Shards,
+        blocks: Blocks,
         model: Model,
         tokenizer: Tokenizer | None = None,
         objective: Objective | None = None,
+        start: Callable[[Model], object] | None = None,
         evaluate: Evaluate | None = None,
         sample: Sample | None = None,
         on_checkpoint: Callable[[Path], object] | None = None,
     ):
-        self.config, self.shards, self.model, self.tokenizer = config, shards, model, tokenizer
-        self.objective = objective or NextToken()
+        self.config, self.blocks, self.model, self.tokenizer = config, blocks, model, tokenizer
+        self.objective, self.start = objective or NextToken(), start
         self.evaluate, self.sample, self.on_checkpoint = evaluate, sample, on_checkpoint
         self.run = RunFolder(config.out, config.keep_checkpoints)
         self.progress, self.clock = Progress(), Clock()
@@ -131,8 +132,8 @@ class Trainer:
             recorded = plan.plan_from_json(state.values["plan"], "the checkpoint's plan")
         machine = recorded.machine if recorded else devices.probe(self.config.device, self.config.context)
         self.device = devices.prepare(machine, self.config.device.deterministic)
-        if state is None and self.config.init is None and self.config.embedding == "bigrams":
-            start_from_bigrams(self.model, self.shards.split("train"))
+        if state is None and self.start is not None:
+            self.start(self.model)
         self.model.to(self.device).train()
         self.model.compute_dtype, self.model.attention = machine.dtype, machine.attention
         self.optimizer = Optimizer(self.model, self.config.optim, machine.dtype)
@@ -146,7 +147,7 @@ class Trainer:
         return cast(nn.Module, torch.compile(self.model, dynamic=False))
 
     def _first_plan(self, machine: devices.Machine) -> plan.Plan:
-        trial = Trial(self.compute, self.optimizer, self.objective, self.shards, self.config, self.device)
+        trial = Trial(self.compute, self.optimizer, self.objective, self.blocks, self.config, self.device)
         machine = replace(machine, micro_batch_tokens=trial.micro_batch_tokens())
         total, seconds = self._total_steps(trial, machine)
         if self.config.device.compile == "auto" and self.device.type != "cpu":
@@ -161,13 +162,14 @@ class Trainer:
     def _total_steps(self, trial: Trial, machine: devices.Machine) -> tuple[int, float]:
         """Return the run's steps, and the seconds of one where the budget is a time (else 0)."""
         if self.time_budget is None:
-            return plan.steps_for(parse_budget(self.config.budget), self.config, trial.blocks_per_epoch()), 0.0
+            per_epoch = self.blocks.blocks_per_epoch(trial.batches)
+            return plan.steps_for(parse_budget(self.config.budget), self.config, per_epoch), 0.0
         seconds = trial.seconds(machine.micro_batch_tokens)
         return self.time_budget.steps_left(seconds), seconds
 
     def _take_back(self, checkpoint: Path, state: TrainerState) -> None:
         values = state.values
-        for what, here in (("shards", self.shards.address), ("model", self.config.model.model_dump(mode="json"))):
+        for what, here in (("shards", self.blocks.address), ("model", self.config.model.model_dump(mode="json"))):
             if values[what] != here:
                 raise CheckpointError(f"{checkpoint}: was trained with another {what} than this run names")
         load_weights(checkpoint, self.model)
@@ -203,7 +205,7 @@ class Trainer:
             self._save()
 
     def _read(self, batches_plan: BatchPlan, step: int) -> Batch:
-        return self.objective.collate(batches.batch(self.shards, batches_plan, self.config.seed, step))
+        return self.objective.collate(batches.batch(self.blocks, batches_plan, self.config.seed, step))
 
     def _step(self) -> None:
         at, version = self.progress.step, self._version
@@ -266,11 +268,11 @@ class Trainer:
             )
 
     def _check_first_loss(self, loss: float) -> None:
-        expected = math.log(self.shards.vocab_size)
+        expected = math.log(self.blocks.vocab_size)
         if abs(loss - expected) > 0.1 * expected:
             self.display.say(
                 f"step 1: the loss is {loss:.2f} nats/token, where an untrained model should have "
-                f"ln({self.shards.vocab_size:,}) = {expected:.2f}: "
+                f"ln({self.blocks.vocab_size:,}) = {expected:.2f}: "
                 f"the initialisation is {'too wide' if loss > expected else 'not a fresh one'}"
             )
 
@@ -330,7 +332,7 @@ class Trainer:
             "progress": asdict(self.progress),
             "seconds": self.clock.seconds,
             "plan": self.plan.as_json(),
-            "shards": self.shards.address,
+            "shards": self.blocks.address,
             "model": self.config.model.model_dump(mode="json"),
         }
         state = TrainerState(values, self.optimizer.tensors())

@@ -11,7 +11,7 @@ from torch import nn
 
 from danlu.config import TrainConfig
 from danlu.data import batches
-from danlu.data.shards import Shards
+from danlu.data.batches import Blocks
 from danlu.errors import ConfigError
 from danlu.train import schedule
 from danlu.train.objectives import Objective
@@ -45,7 +45,7 @@ class Trial:
     model: nn.Module
     optimizer: Optimizer
     objective: Objective
-    shards: Shards
+    blocks: Blocks
     config: TrainConfig
     device: torch.device
 
@@ -53,10 +53,6 @@ class Trial:
     def batches(self) -> BatchPlan:
         """Return a plan short enough that every stretch has a step."""
         return schedule.batch_plan(self.config, 2 + len(self.config.schedule.stretches))
-
-    def blocks_per_epoch(self) -> int:
-        """Count the blocks of an epoch."""
-        return self.shards.blocks_per_epoch(self.batches)
 
     def micro_batch_tokens(self) -> int:
         """Choose how many tokens are computed at once: as configured, or on an accelerator the most that fit.
@@ -83,7 +79,7 @@ class Trial:
     def seconds(self, micro_batch_tokens: int) -> float:
         """Make two steps, updates included, and return the second's seconds."""
         stretch = self.batches.stretches[-1]
-        batch = self.objective.collate(batches.batch(self.shards, self.batches, self.config.seed, stretch.start))
+        batch = self.objective.collate(batches.batch(self.blocks, self.batches, self.config.seed, stretch.start))
         rows, taken = max(1, micro_batch_tokens // stretch.window), 0.0
         weights = [p.detach().clone() for p in self.model.parameters()]
         try:
