@@ -70,9 +70,14 @@ def read(run: Path) -> list[Point]:
 
 
 def reached(curve: list[Point], bits: float) -> Point | None:
-    """Return where a curve passes `bits`, interpolated between evaluations; None if it never does."""
+    """Return where a curve passes `bits`, interpolated between evaluations; None if it never does.
+
+    Nothing is known between the untrained start and the first evaluation after it: what lies there counts as there.
+    """
     for before, after in pairwise(curve):
         if after.bits <= bits:
+            if before is curve[0]:
+                return after
             share = (before.bits - bits) / (before.bits - after.bits) if before.bits > after.bits else 1.0
             share = min(1.0, max(0.0, share))
             seconds = before.seconds + share * (after.seconds - before.seconds)

@@ -43,13 +43,14 @@ def save_checkpoint(
     folder: Path, model: Model, tokenizer: Tokenizer | None = None, trainer: TrainerState | None = None
 ) -> None:
     """Write a checkpoint folder. Raises OutputError where it exists, cannot be written, or the disk is full."""
-    ids = (
-        {"eos_token_id": tokenizer.eos_id, "bos_token_id": None, "pad_token_id": tokenizer.eos_id} if tokenizer else {}
-    )
+    ids: dict[str, Any] = {}
+    if tokenizer is not None:
+        ids = {"eos_token_id": tokenizer.eos_id, "bos_token_id": None, "pad_token_id": tokenizer.document_id}
+    ends = {"eos_token_id": tokenizer.end_ids} if tokenizer is not None and len(tokenizer.end_ids) > 1 else {}
     with storage.new_folder(folder) as scratch:
         _write_json(scratch / CONFIG, model.hf_config() | ids)
         sampling = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
-        _write_json(scratch / GENERATION, {"_from_model_config": False, **sampling, **ids})
+        _write_json(scratch / GENERATION, {"_from_model_config": False, **sampling, **ids, **ends})
         _write_tensors(scratch / WEIGHTS, model.state_dict())
         if tokenizer is not None:
             tokenizer.write_files(scratch)

@@ -14,6 +14,7 @@ VERBS = {
     "tokenizer": "train a tokenizer on a corpus",
     "prepare": "clean, deduplicate, split, tokenise and pack a corpus into shards",
     "train": "train a model from a preset or a TOML file",
+    "finetune": "teach a model to answer, from conversations",
     "eval": "measure bits per character of any checkpoint on any text",
     "generate": "continue a prompt",
     "summary": "layers, parameters, memory and FLOPs of a preset or checkpoint",

@@ -186,6 +186,13 @@ class TrainConfig(Table):
     data: Path | None = Field(default=None, strict=False, description="shard folder that `danlu prepare` made")
     out: Path = Field(default=Path("run"), strict=False, description="run folder to make")
     init: Path | None = Field(default=None, strict=False, description="checkpoint folder to start from")
+    objective: Literal["pretrain", "sft"] = Field(
+        default="pretrain", description="pretrain: every token of the text; sft: the assistant's words"
+    )
+    replay: Path | None = Field(
+        default=None, strict=False, description="sft: shard folder of pretraining text that goes on being read"
+    )
+    replay_share: float = Field(default=0.2, ge=0, lt=1, description="sft: its share of all rows")
     budget: str = Field(
         default="10 min", description='how long: "300 steps", "20M tokens", "2 epochs", "10 min", "8 h"'
     )
@@ -237,6 +244,8 @@ class TrainConfig(Table):
                 raise ValueError(f"{where}batch_tokens {batch_tokens:,} is no multiple of context {self.context:,}")
             if self.context % window:
                 raise ValueError(f"{where}window {window:,} does not divide context {self.context:,}")
+        if self.objective != "pretrain" and any(s.window != self.context for s in self.schedule.stretches):
+            raise ValueError(f"objective {self.objective}: rows hold whole conversations, so no window is shorter")
         untils = [s.until for s in self.schedule.stretches]
         if untils != sorted(set(untils)):
             raise ValueError("schedule.stretches: each `until` must be larger than the one before")

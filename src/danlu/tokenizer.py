@@ -72,6 +72,10 @@ class Tokenizer:
                 f"{where}: its {TOKENIZER_CONFIG} names no eos_token that is an entry. Documents need one to end with"
             )
         self.eos_id: int = eos_id
+        self.document_id = self.special_ids.get(END_OF_TEXT, eos_id)
+        """The mark that a document begins and ends with: eos, but where eos ends a turn of a conversation."""
+        self.end_ids = list(dict.fromkeys((eos_id, self.document_id)))
+        """The marks at which generation stops."""
         self.chat_template: str | None = config.get("chat_template")
 
     @classmethod
@@ -89,6 +93,10 @@ class Tokenizer:
             return cls(path.read_text(encoding="utf-8"), config, str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise TokenizerError(f"{path}: cannot be read ({error})") from None
+
+    def ending_with(self, token: str) -> Tokenizer:
+        """Return this tokenizer with another eos: the end of a turn, for a model that answers."""
+        return Tokenizer(self._json_text, {**self.config, "eos_token": token})
 
     def write_files(self, folder: Path) -> None:
         """Write the two files into an existing folder."""

@@ -14,7 +14,7 @@ from danlu.model import build_model
 from danlu.types import IGNORED, BatchPlan, Stretch
 
 CONTEXT = 256
-PLAN = BatchPlan(CONTEXT, (Stretch(0, CONTEXT, 2 * CONTEXT),), document_mask=True)
+PLAN = BatchPlan(CONTEXT, (Stretch(0, CONTEXT, 2 * CONTEXT),))
 
 
 def talk(number: int, turns: int = 1, words: int = 3) -> Conversation:
@@ -93,9 +93,9 @@ def test_what_does_not_fit_is_counted_or_cut_at_a_turn(template, tmp_path):
     long, hopeless = talk(100, turns=9), talk(101, words=200)
     few = [talk(i) for i in range(30)]
     dropped = made(template, tmp_path / "a", [*few, long, hopeless]).manifest
-    assert (dropped["conversations"], dropped["dropped"], dropped["split"]) == (32, 2, 0)
+    assert (dropped["conversations"], dropped["dropped"]["longer than the context"], dropped["cut"]) == (32, 2, 0)
     cut = made(template, tmp_path / "b", [*few, long, hopeless], too_long="split").manifest
-    assert (cut["dropped"], cut["split"]) == (1, 1)
+    assert (cut["dropped"]["longer than the context"], cut["cut"]) == (1, 1)
     pieces = [sum(entry["conversations"] for entry in m["splits"].values()) for m in (dropped, cut)]
     assert pieces[1] > pieces[0]
     answers = sum(entry["scored_tokens"] for entry in cut["splits"].values())
@@ -106,7 +106,7 @@ def test_copies_are_left_out_and_one_question_lies_on_one_side(template, tmp_pat
     again = [talk(i) for i in range(30)] * 2
     other = [Conversation((talk(i).messages[0], Message("assistant", "不知道。")), "test", "x") for i in range(30)]
     turns = made(template, tmp_path, [*again, *other])
-    assert turns.manifest["duplicates"] == 30
+    assert turns.manifest["dropped"]["copy of another"] == 30
     decode = template.tokenizer.decode
     questions = {}
     for name in ("train", "validation"):
@@ -138,4 +138,5 @@ def test_replay_takes_its_share(template, tmp_path, shards):
     assert total - rows == round(total * 0.25)
     assert np.array_equal(mixed.block(PLAN, 0).ids_L, mixed.turns.block(PLAN, 0).ids_L)
     assert np.array_equal(mixed.block(PLAN, rows).ids_L, shards.block(PLAN, 0).ids_L)
-    assert batch(mixed, PLAN, 0, 0).segments_BT is not None
+    steps = [batch(mixed, PLAN, 0, step) for step in range(total // 2)]
+    assert all(b.segments_BT is not None and b.segments_BT.shape == b.ids_BT.shape for b in steps)

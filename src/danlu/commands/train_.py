@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from danlu import log
+from danlu import log, storage
 from danlu.commands import finish
 from danlu.config import TrainConfig
 from danlu.configure import read_config, read_tables
 from danlu.errors import CheckpointError, ConfigError, DataError, OutputError, TokenizerError
 
 if TYPE_CHECKING:
-    from danlu.data.shards import Shards
+    from danlu.data.batches import Blocks
     from danlu.model import Model
     from danlu.tokenizer import Tokenizer
-    from danlu.train.trainer import Sample
+    from danlu.train.trainer import Evaluate, Sample
 
 USAGE = """usage: danlu train RUN.toml|PRESET|RUN_FOLDER [--resume] [--json] [--KEY VALUE …]
 
@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
     if resume and not any((config.out / "checkpoints").glob("step-*")):
         log.say(f"{config.out}: holds no checkpoint, so this run starts at its first step")
     done = train(config, resume)
-    status = finish(done, _text(done), "--json" in argv)
+    status = finish(done, finished_text(done), "--json" in argv)
     return status if done["finished"] else 130
 
 
@@ -61,32 +61,29 @@ def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
     Raises DanluError's subclasses for whatever a user can mend: a missing shard folder, an existing run
     folder, a checkpoint of another model, a full disk.
     """
-    from danlu.data.shards import open_shards
-    from danlu.evaluate.loss import ValidationSet
     from danlu.evaluate.report import write_report
-    from danlu.tokenizer import Tokenizer
     from danlu.train.run import open_run
     from danlu.train.trainer import Trainer
 
-    if config.data is None:
-        raise ConfigError("data: no shard folder is named. Make one with danlu prepare, then pass --data FOLDER")
-    shards = open_shards(config.data)
-    tokenizer = Tokenizer.load(shards.tokenizer_folder)
-    model = _model(config, shards, tokenizer)
+    if config.objective == "sft":
+        from danlu.commands.finetune_ import material_of_conversations as material_of
+    else:
+        material_of = _material_of_text
+    material = material_of(config)
+    model = _model(config, material.blocks, material.tokenizer)
     is_new = not config.out.exists()
     finished = open_run(config, resume)
     if finished is not None:
         return finished
-    _copy_manifest(config.out, shards.manifest)
-    validation = ValidationSet(shards, tokenizer, config.eval_tokens)
+    storage.write_json(config.out / "data.json", material.manifest)
     trainer = Trainer(
         config,
-        shards,
+        material.blocks,
         model,
-        tokenizer,
-        start=_start(config, shards),
-        evaluate=lambda m: validation.score(m, config.context).as_dict(),
-        sample=_sampler(config, tokenizer),
+        material.tokenizer,
+        start=material.start,
+        evaluate=material.evaluate,
+        sample=material.sample,
         on_checkpoint=write_report,
     )
     try:
@@ -99,16 +96,50 @@ def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
     return done
 
 
-def _model(config: TrainConfig, shards: Shards, tokenizer: Tokenizer) -> Model:
+@dataclass(frozen=True)
+class Material:
+    """What a run learns from, and how it is judged. `tokenizer` is the one that its checkpoints keep."""
+
+    blocks: Blocks
+    tokenizer: Tokenizer
+    manifest: dict[str, Any]
+    evaluate: Evaluate
+    sample: Sample
+    start: Callable[[Model], object] | None = None
+
+
+def _material_of_text(config: TrainConfig) -> Material:
+    from danlu.data.shards import open_shards
+    from danlu.evaluate.loss import ValidationSet
+    from danlu.tokenizer import Tokenizer
+    from danlu.train.embedding import start_from_bigrams
+
+    if config.data is None:
+        raise ConfigError("data: no shard folder is named. Make one with danlu prepare, then pass --data FOLDER")
+    shards = open_shards(config.data)
+    tokenizer = Tokenizer.load(shards.tokenizer_folder)
+    validation = ValidationSet(shards, tokenizer, config.eval_tokens)
+    is_fresh = config.init is None and config.embedding == "bigrams"
+    return Material(
+        shards,
+        tokenizer,
+        shards.manifest,
+        evaluate=lambda model: validation.score(model, config.context).as_dict(),
+        sample=_sampler(config, tokenizer),
+        start=(lambda model: start_from_bigrams(model, shards.split("train"))) if is_fresh else None,
+    )
+
+
+def _model(config: TrainConfig, blocks: Blocks, tokenizer: Tokenizer) -> Model:
     from danlu.checkpoint import load_model, load_tokenizer
     from danlu.model import build_model
     from danlu.train.devices import seed_for
 
     if config.init is None:
-        return build_model(config.model, shards.vocab_size, config.context, seed_for(config.seed, "model"))
-    model = build_model(config.model, shards.vocab_size, config.context)
+        return build_model(config.model, blocks.vocab_size, config.context, seed_for(config.seed, "model"))
+    model = build_model(config.model, blocks.vocab_size, config.context)
     begun = load_model(config.init)
-    if (begun.config.architecture(), begun.vocab_size) != (config.model.architecture(), shards.vocab_size):
+    if (begun.config.architecture(), begun.vocab_size) != (config.model.architecture(), blocks.vocab_size):
         raise CheckpointError(
             f"{config.init}: its architecture is not [model] of this run. Use the settings it was made with"
         )
@@ -119,14 +150,6 @@ def _model(config: TrainConfig, shards: Shards, tokenizer: Tokenizer) -> Model:
             f"Repack: danlu prepare … --tokenizer {config.init} --out <folder>"
         )
     return model
-
-
-def _start(config: TrainConfig, shards: Shards) -> Callable[[Model], object] | None:
-    from danlu.train.embedding import start_from_bigrams
-
-    if config.init is not None or config.embedding == "random":
-        return None
-    return lambda model: start_from_bigrams(model, shards.split("train"))
 
 
 def _sampler(config: TrainConfig, tokenizer: Tokenizer) -> Sample:
@@ -146,13 +169,8 @@ def _sampler(config: TrainConfig, tokenizer: Tokenizer) -> Sample:
     return sample
 
 
-def _copy_manifest(out: Path, manifest: dict[str, Any]) -> None:
-    from danlu import storage
-
-    storage.write_json(out / "data.json", manifest)
-
-
-def _text(done: dict[str, Any]) -> str:
+def finished_text(done: dict[str, Any]) -> str:
+    """Return what a person is told of a run that ended or was stopped."""
     if not done["finished"]:
         return (
             f"stopped at step {done['step']:,}, saved in {done['checkpoint']}\n"

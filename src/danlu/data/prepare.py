@@ -40,7 +40,7 @@ def prepare(
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 65_536 else "<u4")
     manifest: dict[str, Any] = {} if about is None else about
     with storage.new_folder(out, manifest) as scratch:
-        writers = {split: SplitWriter(scratch, split, dtype, tokenizer.eos_id) for split in SPLITS}
+        writers = {split: SplitWriter(scratch, split, dtype, tokenizer.document_id) for split in SPLITS}
         passages = Passages(documents)
         batches = _batches(passages)
         first = next(batches, [])
@@ -56,7 +56,7 @@ def prepare(
             "format": FORMAT,
             "fingerprint": tokenizer.fingerprint,
             "vocab_size": tokenizer.vocab_size,
-            "eos_id": tokenizer.eos_id,
+            "eos_id": tokenizer.document_id,
             "dtype": dtype.name,
             "validation_share": validation_share,
             "cut": passages.cut,

@@ -49,6 +49,15 @@ class ChatTemplate:
         self._tokens = {name: _content(tokenizer.config.get(name)) for name in names}
         self._special = re.compile("|".join(map(re.escape, sorted(tokenizer.special_ids, key=len, reverse=True))))
 
+    def end_of_turn(self) -> str:
+        """Return the mark that ends an answer. Raises TokenizerError where the template sets none."""
+        encoded = self.encode([Message("user", "?"), Message("assistant", "!")])
+        last = next(i for i, is_scored in zip(encoded.ids[::-1], encoded.scored[::-1], strict=True) if is_scored)
+        marks = {number: token for token, number in self.tokenizer.special_ids.items()}
+        if last not in marks:
+            raise TokenizerError("chat_template: ends an answer with no special token, so a model cannot learn to stop")
+        return marks[last]
+
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         """Return the text. Raises DataError for what the template refuses."""
         turns = [{"role": m.role, "content": m.content} for m in messages]

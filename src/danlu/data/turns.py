@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -28,16 +28,17 @@ from danlu.types import IGNORED, BatchPlan
 SPLITS = ("train", "validation")
 FORMAT = "turns-1"
 TooLong = Literal["drop", "split"]
+_COPY, _TOO_LONG = "copy of another", "longer than the context"
+_REASONS = (_COPY, _TOO_LONG)
 
 
 @dataclass
 class Counts:
-    """What became of the conversations; `split` were cut at a turn, `dropped` had a turn longer than the context."""
+    """How many conversations there were, how many were cut at a turn, and how many left out for which reason."""
 
     conversations: int = 0
-    split: int = 0
-    dropped: int = 0
-    duplicates: int = 0
+    cut: int = 0
+    dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_REASONS, 0))
 
 
 @dataclass
@@ -72,7 +73,7 @@ def prepare_turns(
             counts.conversations += 1
             whole = normalised_hash("\0".join(m.content for m in conversation.messages))
             if whole in seen:
-                counts.duplicates += 1
+                counts.dropped[_COPY] += 1
                 continue
             seen.add(whole)
             question = next(m.content for m in conversation.messages if m.role == "user")
@@ -89,7 +90,7 @@ def prepare_turns(
             "format": FORMAT,
             "fingerprint": template.tokenizer.fingerprint,
             "vocab_size": template.tokenizer.vocab_size,
-            "eos_id": template.tokenizer.eos_id,
+            "eos_id": template.tokenizer.document_id,
             "context": context,
             "validation_share": validation_share,
             "too_long": too_long,
@@ -112,8 +113,8 @@ def _pieces(
     for turns in _cut(conversation.messages, template, longest) if too_long == "split" else ():
         found += 1
         yield template.encode(turns)
-    counts.split += found > 0
-    counts.dropped += not found
+    counts.cut += found > 0
+    counts.dropped[_TOO_LONG] += not found
 
 
 def _cut(messages: Sequence[Message], template: ChatTemplate, longest: int) -> Iterator[list[Message]]:
@@ -133,12 +134,13 @@ def _cut(messages: Sequence[Message], template: ChatTemplate, longest: int) -> I
 
 
 def _require_both(splits: dict[str, _Split], counts: Counts, context: int, validation_share: float) -> None:
+    copies, long = counts.dropped[_COPY], counts.dropped[_TOO_LONG]
     for name, split in splits.items():
         if not split.ids:
             raise DataError(
-                f"the {name} split would be empty: of {counts.conversations:,} conversations {counts.duplicates:,} are "
-                f"copies and {counts.dropped:,} do not fit into the context of {context:,} tokens. Give more, use "
-                f"--too-long split, or raise --validation-share {validation_share:g}"
+                f"the {name} split would be empty: of {counts.conversations:,} conversations {copies:,} are copies and "
+                f"{long:,} do not fit into the context of {context:,} tokens. Give more, use --too-long split, or "
+                f"raise --validation-share {validation_share:g}"
             )
 
 
@@ -317,9 +319,12 @@ class WithReplay:
         return rows + round(rows * self.share / (1 - self.share))
 
     def block(self, plan: BatchPlan, number: int) -> Block:
-        """Return a row of conversations, or beyond these a block of text, taken evenly from all of it."""
+        """Return a row of conversations, or beyond these a block of text, taken evenly from all of it.
+
+        Its documents do not see each other either: every row of a batch tells its segments apart, or none does.
+        """
         rows = self.turns.blocks_per_epoch(plan)
         if number < rows:
             return self.turns.block(plan, number)
         wanted, there = self.blocks_per_epoch(plan) - rows, self.text.blocks_per_epoch(plan)
-        return self.text.block(plan, (number - rows) * there // wanted % there)
+        return self.text.block(replace(plan, document_mask=True), (number - rows) * there // wanted % there)

@@ -61,7 +61,7 @@ class ForeignTokenizer:
         begin = inner.eos_token_id if inner.bos_token_id is None else inner.bos_token_id
         if begin is None:
             raise TokenizerError(f"{where}: its tokenizer has neither a bos nor an eos token to begin a document with")
-        self.eos_id: int = begin
+        self.document_id: int = begin
         if not all(self.encode_batch(["文", "text"])):
             raise TokenizerError(f"{where}: its tokenizer makes no tokens of text. Are its files missing?")
 
@@ -70,7 +70,7 @@ class ForeignTokenizer:
         plain = {"add_special_tokens": False, "split_special_tokens": True}  # a literal "</s>" is text
         ids = self._inner(list(texts), **plain, verbose=False)["input_ids"]
         unknown = self._inner.unk_token_id
-        if unknown not in (None, self.eos_id) and not self._warned and any(unknown in row for row in ids):
+        if unknown not in (None, self.document_id) and not self._warned and any(unknown in row for row in ids):
             self._warned = True
             log.say(f"note: the tokenizer of {self._where} does not know every character; bits come out too low")
         return ids

@@ -34,9 +34,9 @@ Window = tuple[np.ndarray, np.ndarray]
 
 
 class Encoder(Protocol):
-    """What scoring needs of a tokenizer; `eos_id` is the mark that a document begins with."""
+    """What scoring needs of a tokenizer; `document_id` is the mark that a document begins with."""
 
-    eos_id: int
+    document_id: int
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, no marks added."""
@@ -176,7 +176,7 @@ def score_texts(
         if on_progress is not None:
             on_progress(tokens * characters / encoded)
 
-    nats, tokens = score_documents(model, ids(), tokenizer.eos_id, window, on_progress=advance)
+    nats, tokens = score_documents(model, ids(), tokenizer.document_id, window, on_progress=advance)
     return Score(nats, tokens, characters, size, window, documents)
 
 
@@ -199,7 +199,7 @@ class ValidationSet:
     def __init__(self, shards: Shards, tokenizer: Tokenizer, max_tokens: int | None = None):
         stream = shards.split("validation")
         every = 1 if max_tokens is None else math.ceil(len(stream) / max_tokens)
-        self.eos_id = tokenizer.eos_id
+        self.eos_id = tokenizer.document_id
         found = list(islice(stream.documents(), 0, None, every))
         self.documents = found if max_tokens is None else _first(found, max_tokens)
         texts = [tokenizer.decode(document.tolist()) for document in self.documents]

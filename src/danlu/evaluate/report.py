@@ -22,6 +22,7 @@ from danlu import log, storage
 from danlu.errors import DataError
 from danlu.evaluate.charts import Row, charts, finite, of_kind
 
+_COUNTS = ("documents", "conversations", "tokens", "scored_tokens", "rows", "characters", "bytes")
 _SHOWN_APART = ("files", "splits", "dropped")
 
 
@@ -156,18 +157,20 @@ def _data(run: Path) -> str:
     manifest = _json(run / "data.json")
     if not manifest:
         return ""
-    counts = ("documents", "tokens", "characters", "bytes")
+    entries = manifest.get("splits", {})
+    counts = [key for key in _COUNTS if any(key in entry for entry in entries.values())]
+    ratio = ["characters/token"] if "characters" in counts else []
     splits = _table(
-        ["split", *counts, "characters/token"],
+        ["split", *(key.replace("_", " ") for key in counts), *ratio],
         (
-            [name, *(f"{entry.get(key, 0):,}" for key in counts), f"{_ratio(entry):.2f}"]
-            for name, entry in manifest.get("splits", {}).items()
+            [name, *(f"{entry.get(key, 0):,}" for key in counts), *(f"{_ratio(entry):.2f}" for _ in ratio)]
+            for name, entry in entries.items()
         ),
     )
     reasons = [[reason, f"{count:,}"] for reason, count in manifest.get("dropped", {}).items()]
-    dropped = _table(["dropped because", "documents"], reasons) if reasons else ""
+    dropped = _table(["dropped because", "how many"], reasons) if reasons else ""
     facts = _facts({key: value for key, value in manifest.items() if key not in _SHOWN_APART})
-    return f"<details open><summary>Data: the shards' manifest</summary>{splits}{dropped}{facts}</details>"
+    return f"<details open><summary>Data: its manifest</summary>{splits}{dropped}{facts}</details>"
 
 
 def _ratio(entry: Row) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -73,7 +73,7 @@ class _Row:
 def generate(
     model: Model,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: str | Sequence[int],
     *,
     max_new_tokens: int = 100,
     sampling: Sampling | None = None,
@@ -81,7 +81,9 @@ def generate(
     samples: int = 1,
     on_text: OnText | None = None,
 ) -> Generated:
-    """Continue `prompt`; stop at eos, after `max_new_tokens`, or where the context ends (the article family goes on).
+    """Continue `prompt`, a text or a conversation's ids; stop at an end mark or after `max_new_tokens`.
+
+    It stops where the context ends, too; the article family goes on.
 
     Sample i draws from the random stream of (seed, i), whatever `samples` is. Raises DataError for a prompt that
     does not fit into the context, ConfigError for counts below 1, CheckpointError for logits that are not finite.
@@ -89,7 +91,10 @@ def generate(
     if max_new_tokens < 1 or samples < 1:
         raise ConfigError(f"max_new_tokens {max_new_tokens}, samples {samples}: both must be 1 or more")
     started = time.perf_counter()
-    prompt_ids = [tokenizer.eos_id, *tokenizer.encode(prompt)]
+    if isinstance(prompt, str):
+        prompt_ids = [tokenizer.document_id, *tokenizer.encode(prompt)]
+    else:
+        prompt_ids, prompt = list(prompt), tokenizer.decode(prompt)
     if len(prompt_ids) > model.context:
         raise DataError(
             f"the prompt has {len(prompt_ids):,} tokens with its begin mark, but the model's context holds "
@@ -170,7 +175,7 @@ class _Decoding:
         for row, token in zip(self.rows, tokens, strict=True):
             if row.stopped:
                 continue
-            if token == self.tokenizer.eos_id:
+            if token in self.tokenizer.end_ids:
                 row.ids.append(token)
                 row.finish("eos")
             else:

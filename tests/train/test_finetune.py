@@ -1,0 +1,134 @@
+"""`danlu finetune`: it learns to answer and to stop, resumes bit for bit, and refuses what it cannot use."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_run import TINY, assert_same_run, settings
+
+from danlu import log
+from danlu.checkpoint import load_model, load_tokenizer
+from danlu.cli import main
+from danlu.commands.train_ import train
+from danlu.configure import read_tables
+from danlu.data.chat import Message
+from danlu.data.template import ChatTemplate
+from danlu.infer.engine import generate
+from danlu.infer.sampling import Sampling
+
+ANSWERS = {"长江": "一条河。", "北京": "一座城。", "小熊": "一只熊。"}
+
+
+@pytest.fixture(scope="module")
+def base(shards_folder, tmp_path_factory):
+    wide = {**TINY["model"], "hidden_size": 64, "intermediate_size": 96}
+    config = settings(shards_folder, tmp_path_factory.mktemp("runs") / "base", "30 steps", context=64, model=wide)
+    return Path(train(config)["run"])
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    rng, rows = random.Random(0), []
+    for number in range(120):
+        name = rng.choice(list(ANSWERS))
+        rows.append({"question": f"{name}是什么？{number}", "answer": ANSWERS[name]})
+    path = tmp_path_factory.mktemp("chat") / "qa.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
+def tuned(base, questions, out, *more, budget="6 steps"):
+    flags = [
+        "--data",
+        questions,
+        "--out",
+        out,
+        "--budget",
+        budget,
+        "--batch-tokens",
+        "256",
+        "--validation-share",
+        "0.2",
+    ]
+    return ["finetune", *map(str, (base, *flags, *more)), "--json"]
+
+
+def printed(capsys, argv) -> dict:
+    assert main(argv) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_it_learns_to_answer_and_to_stop(base, questions, tmp_path, capsys, shards_folder):
+    flags = ["--lr", "3e-3", "--muon-lr", "0.02", "--replay", shards_folder, "--replay-share", "0.1"]
+    done = printed(capsys, tuned(base, questions, tmp_path / "run", *flags, budget="80 steps"))
+    evaluations = [row for row in log.read_metrics(Path(done["run"])) if row["kind"] == "eval"]
+    assert evaluations[-1]["loss_nats_per_token"] < 0.5 * evaluations[0]["loss_nats_per_token"]
+    assert all(row["text_bits_per_char"] > 0 for row in evaluations)
+    folder = Path(done["checkpoint"])
+    tokenizer, model = load_tokenizer(folder), load_model(folder)
+    asked = ChatTemplate(tokenizer).prompt([Message("user", "长江是什么？7")])
+    answer = generate(model, tokenizer, asked, sampling=Sampling(temperature=0.0), max_new_tokens=30)
+    assert answer.stopped == ["eos"]
+    generation = json.loads((folder / "generation_config.json").read_text())
+    marks = tokenizer.special_ids
+    assert generation["eos_token_id"] == [marks["<|im_end|>"], marks["<|endoftext|>"]]
+    assert json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<|im_end|>"
+
+
+def test_a_run_that_was_cut_short_ends_with_the_same_bits(base, questions, tmp_path, capsys):
+    whole = printed(capsys, tuned(base, questions, tmp_path / "whole"))
+    cut = printed(capsys, tuned(base, questions, tmp_path / "cut"))
+    run = Path(cut["run"])
+    (run / "summary.json").unlink()
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    shutil.rmtree(newest)
+    again = printed(capsys, ["finetune", str(run), "--resume", "--json"])
+    assert again["resumed_at"] is not None
+    assert again["resumed_at"] < again["step"]
+    assert_same_run(whole, again)
+
+
+def test_transformers_opens_the_result_and_its_template_asks_alike(base, questions, tmp_path, capsys):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(printed(capsys, tuned(base, questions, tmp_path / "run"))["checkpoint"])
+    theirs, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    asked = [{"role": "user", "content": "北京是什么？"}]
+    ids = theirs.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    assert ids == ChatTemplate(load_tokenizer(folder)).prompt([Message("user", "北京是什么？")])
+    assert model.generation_config.eos_token_id == [theirs.eos_token_id, theirs.pad_token_id]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "没有问题"}], "record 1: is of no known shape"),
+        ([{"question": "一", "answer": " "}], "record 1: its turn 2, the assistant's, is empty"),
+        ([{"prompt": "一", "chosen": "二", "rejected": "三"}], "is a preference"),
+        ([{"question": "一", "answer": "长" * 900}], "do not fit into the context of 64 tokens"),
+    ],
+)
+def test_what_cannot_be_learned_is_one_line_and_leaves_nothing(base, tmp_path, capsys, rows, message):
+    path = tmp_path / "qa.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    assert main(tuned(base, path, tmp_path / "run")) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ")
+    assert message in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_checkpoint_and_no_data_are_one_line_each(base, questions, tmp_path, capsys):
+    assert main(["finetune", str(tmp_path / "none"), "--data", str(questions)]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+    assert main(["finetune", str(base)]) == 2
+    assert "no conversations are named" in capsys.readouterr().err
+
+
+def test_what_a_run_was_started_with_is_recorded(base, questions, tmp_path, capsys):
+    run = Path(printed(capsys, tuned(base, questions, tmp_path / "run"))["run"])
+    tables = read_tables(str(run))
+    assert tables["objective"] == "sft"
+    assert Path(tables["init"]).is_dir()
