@@ -137,6 +137,7 @@ def picture(curves: dict[str, list[Point]], path: Path) -> None:
         axes[1].plot([point.tokens / 1e6 for point in curve], bits, marker="o", markersize=3, label=name)
     axes[0].set(xlabel="minutes", ylabel="bits per character, held-out text")
     axes[1].set(xlabel="million tokens (positions)")
+    axes[0].set_ylim(top=1.02 * max(point.bits for curve in curves.values() for point in curve[1:]))
     for axis in axes:
         axis.grid(alpha=0.3)
     axes[0].legend()
