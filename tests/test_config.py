@@ -157,6 +157,7 @@ def test_contradictory_settings_are_one_line(tables, message):
         (["--batch-tokens", "256"], "batch_tokens 256 is no multiple of context 512"),
         (["--schedule.decay", "1.5"], "`schedule.decay`: Input should be less than or equal to 1"),
         (["--schedule.stretches.0.window", "1024"], "schedule.stretches.0.window 1,024 does not divide context 512"),
+        (["--context", "128", "--batch-tokens", "256"], "Change --schedule.stretches.0.window or --context"),
         (["--schedule.stretches.0.until", "2"], "`schedule.stretches.0.until`: Input should be less than 1"),
         (["--model.num-attention-heads", "3"], "`model`: num_key_value_heads 4 does not divide num_attention_heads 3"),
         (["--context", "0"], "`context`: Input should be greater than 1"),

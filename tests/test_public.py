@@ -10,7 +10,7 @@ import torch
 import danlu
 from danlu import errors
 
-NAMES = ["DanluError", "generate", "load_model", "load_tokenizer", "train"]
+NAMES = ["DanluError", "TrainConfig", "generate", "load_model", "load_tokenizer", "train"]
 
 
 def test_these_are_all_the_names():

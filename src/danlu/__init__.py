@@ -13,12 +13,14 @@ from danlu.errors import DanluError
 if TYPE_CHECKING:
     from danlu.checkpoint import load_model, load_tokenizer
     from danlu.commands.train_ import train
+    from danlu.config import TrainConfig
     from danlu.infer.engine import generate
 
 __version__ = "0.1.0"
-__all__ = ["DanluError", "generate", "load_model", "load_tokenizer", "train"]
+__all__ = ["DanluError", "TrainConfig", "generate", "load_model", "load_tokenizer", "train"]
 
 _HOMES = {
+    "TrainConfig": "danlu.config",
     "load_model": "danlu.checkpoint",
     "load_tokenizer": "danlu.checkpoint",
     "train": "danlu.commands.train_",

@@ -49,7 +49,7 @@ def parse_budget(text: str) -> Budget:
         scale, word = _SCALES[word[0]], word[1:].strip()
     if word not in _UNITS:
         raise ConfigError(
-            f'budget "{text}": no known unit. Write "300 steps", "20M tokens", "2 epochs", "10 min" or "8 h"'
+            f'budget "{text}": no known unit. Write "300 steps", "20M tokens", "2 epochs", "60 s", "10 min" or "8 h"'
         )
     try:
         amount = float(number.replace(",", "").replace("_", "")) * scale
@@ -241,9 +241,11 @@ class TrainConfig(Table):
             *((f"schedule.stretches.{i}.", s.window, s.batch_tokens) for i, s in enumerate(self.schedule.stretches)),
         ]:
             if batch_tokens % self.context:
-                raise ValueError(f"{where}batch_tokens {batch_tokens:,} is no multiple of context {self.context:,}")
+                what = f"{where}batch_tokens {batch_tokens:,} is no multiple of context {self.context:,}"
+                raise ValueError(f"{what}: a step takes whole blocks. Change --{where}batch-tokens or --context")
             if self.context % window:
-                raise ValueError(f"{where}window {window:,} does not divide context {self.context:,}")
+                what = f"{where}window {window:,} does not divide context {self.context:,}"
+                raise ValueError(f"{what}. Change --{where}window or --context")
         if self.objective != "pretrain" and any(s.window != self.context for s in self.schedule.stretches):
             raise ValueError(f"objective {self.objective}: rows hold whole conversations, so no window is shorter")
         untils = [s.until for s in self.schedule.stretches]

@@ -55,6 +55,8 @@ def read_tables(source: str) -> dict[str, Any]:
     if (path / "run.toml").is_file():
         path = path / "run.toml"
     if path.suffix != ".toml" and not path.is_file():
+        if len(path.parts) > 1 and not path.exists():
+            raise ConfigError(f"{path}: there is no such run folder. Name one, a TOML file or a preset")
         return read_preset(source)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))

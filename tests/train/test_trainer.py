@@ -167,13 +167,15 @@ def test_resume_of_a_finished_run_gives_the_object_again(whole, shards_folder):
 
 
 def test_an_existing_run_is_not_overwritten(whole, shards_folder):
-    with pytest.raises(OutputError, match="exists"):
+    with pytest.raises(OutputError, match="is a run already. Go on with it by --resume"):
         train(settings(shards_folder, whole["run"]))
 
 
 def test_other_settings_are_refused_on_resume(whole, shards_folder):
-    with pytest.raises(ConfigError, match="seed"):
+    with pytest.raises(ConfigError, match="started with seed = 0, now it is 5"):
         train(settings(shards_folder, whole["run"], seed=5), resume=True)
+    with pytest.raises(ConfigError, match=r"started with optim\.lr = 0\.003, now it is 0\.001"):
+        train(settings(shards_folder, whole["run"], optim={"lr": 1e-3}), resume=True)
 
 
 def test_init_starts_a_new_run_from_a_checkpoint(whole, shards_folder, tmp_path):

@@ -118,6 +118,10 @@ def _train(options: Options, shards: Shards, tokenizer: Tokenizer, started: floa
     if (run / RUN_TOML).is_file():
         return train(check(TrainConfig, read_tables(str(run)), str(run)), resume=True)
     seconds = options.minutes * 60 - _since(started) - _seconds_to_judge(shards, tokenizer)
+    if seconds < _SHORTEST_TRAINING_SECONDS:
+        log.say(
+            f"preparation took {_since(started):.0f} s, so next to none of --minutes is left to train. Give it more"
+        )
     tables = {
         "eval_tokens": _EVAL_TOKENS,
         "data": str(options.out / "shards"),
@@ -156,7 +160,10 @@ def _judge(options: Options, shards: Shards, tokenizer: Tokenizer, checkpoint: P
     model = load_model(checkpoint)
     recorded = load_plan(options.out / "run")
     model.compute_dtype = recorded.machine.dtype if recorded else model.compute_dtype
-    score = ValidationSet(shards, tokenizer).score(model, model.context)
+    validation = ValidationSet(shards, tokenizer)
+    with log.progress("tokens") as bar:
+        task = bar.add_task("scoring all validation text", total=sum(map(len, validation.documents)), note="")
+        score = validation.score(model, model.context, lambda tokens: bar.advance(task, tokens))
     samples = [
         {"prompt": p, "text": generate(model, tokenizer, p, max_new_tokens=60, seed=options.seed).texts[0]}
         for p in PROMPTS

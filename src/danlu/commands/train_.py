@@ -61,6 +61,8 @@ def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
     Raises DanluError's subclasses for whatever a user can mend: a missing shard folder, an existing run
     folder, a checkpoint of another model, a full disk.
     """
+    if not isinstance(config, TrainConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError("danlu.train takes settings: danlu.train(danlu.TrainConfig(data=…, out=…, budget=…))")
     from danlu.evaluate.report import write_report
     from danlu.train.run import open_run
     from danlu.train.trainer import Trainer

@@ -205,9 +205,9 @@ class ValidationSet:
         texts = [tokenizer.decode(document.tolist()) for document in self.documents]
         self.characters, self.bytes = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
 
-    def score(self, model: nn.Module, window: int) -> Score:
-        """Score all documents of the set in windows of `window` tokens."""
-        nats, tokens = score_documents(model, self.documents, self.eos_id, window)
+    def score(self, model: nn.Module, window: int, on_progress: Callable[[int], object] | None = None) -> Score:
+        """Score all documents of the set in windows of `window` tokens; `on_progress` is told how many were scored."""
+        nats, tokens = score_documents(model, self.documents, self.eos_id, window, on_progress=on_progress)
         return Score(nats, tokens, self.characters, self.bytes, window, len(self.documents))
 
 

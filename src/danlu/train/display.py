@@ -51,7 +51,7 @@ class Display:
     @staticmethod
     def _note(row: Mapping[str, Any]) -> str:
         parts = [
-            f"{row['tokens'] / 1e6:.2f}M tokens",
+            f"{row['tokens'] / 1e6:.2f}M tokens" if row["tokens"] >= 1e5 else f"{row['tokens']:,} tokens",
             f"loss {row['loss_nats_per_token']:.3f}",
             f"{row['bits_per_char']:.3f} bits/char" if row.get("bits_per_char") is not None else "",
             f"rate {row['learning_rate']:.1e}",

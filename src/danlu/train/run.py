@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu import storage
+from danlu import log, storage
 from danlu.checkpoint import TrainerState, newest_good, save_checkpoint
 from danlu.config import TrainConfig
 from danlu.configure import check, to_toml
-from danlu.errors import CheckpointError, ConfigError
+from danlu.errors import CheckpointError, ConfigError, OutputError
 from danlu.model import Model
 from danlu.tokenizer import Tokenizer
 
@@ -99,6 +100,8 @@ def open_run(config: TrainConfig, resume: bool) -> dict[str, Any] | None:
     """
     folder, settings = config.out, config.out / RUN_TOML
     with storage.clear_errors(folder):
+        if not resume and settings.is_file():
+            raise OutputError(f"{folder}: is a run already. Go on with it by --resume, or name another --out")
         if not resume:
             storage.require_absent(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,15 +112,28 @@ def open_run(config: TrainConfig, resume: bool) -> dict[str, Any] | None:
         else:
             storage.write_text(settings, to_toml(config))
     summary = folder / SUMMARY
-    return storage.read_json(summary, CheckpointError) if summary.is_file() else None
+    if not summary.is_file():
+        return None
+    log.say(f"{folder}: is finished already. To train its model on, start a new run with --init {folder}")
+    return storage.read_json(summary, CheckpointError)
 
 
 def _require_same(config: TrainConfig, settings: Path) -> None:
     recorded = check(TrainConfig, tomllib.loads(settings.read_text(encoding="utf-8")), str(settings))
     now, then = config.model_dump(mode="json"), recorded.model_dump(mode="json")
-    for key in now.keys() - _MAY_DIFFER:
-        if now[key] != then[key]:
+    for key, ours, theirs in _differences(now, then):
+        if key.split(".")[0] not in _MAY_DIFFER:
             raise ConfigError(
-                f"{settings}: this run was started with {key} = {then[key]!r}, now it is {now[key]!r}. "
+                f"{settings}: this run was started with {key} = {theirs!r}, now it is {ours!r}. "
                 f"Go on with what was recorded: danlu train {config.out} --resume"
             )
+
+
+def _differences(now: dict[str, Any], then: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield each key, its tables' names before it, whose values differ."""
+    for key in sorted(now.keys() | then.keys()):
+        ours, theirs = now.get(key), then.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            yield from _differences(ours, theirs, f"{path}{key}.")  # pyright: ignore[reportUnknownArgumentType]
+        elif ours != theirs:
+            yield f"{path}{key}", ours, theirs
