@@ -167,7 +167,7 @@ def test_resume_of_a_finished_run_gives_the_object_again(whole, shards_folder):
 
 
 def test_an_existing_run_is_not_overwritten(whole, shards_folder):
-    with pytest.raises(OutputError, match="is a run already. Go on with it by --resume"):
+    with pytest.raises(OutputError, match="is a run already"):
         train(settings(shards_folder, whole["run"]))
 
 
