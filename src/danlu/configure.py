@@ -144,9 +144,11 @@ def _one_line(box: str) -> str:
         "Required",
     )
     words = [line for line in lines if line and not line.startswith(noise)]
-    unknown = [line for line in box.splitlines() if "Unrecognized options:" in line]
-    first = [line.strip("│ ") for line in unknown] + words
-    return "; ".join(line.rstrip(":.") for line in first[:3]) or "wrong options"
+    unknown = next((line.strip("│ ") for line in box.splitlines() if "Unrecognized options:" in line), None)
+    if unknown is not None:
+        meant = re.search(r"Perhaps you meant:? *(--\S+)", " ".join(lines))
+        return unknown + (f" (did you mean {meant[1]}?)" if meant else "")
+    return "; ".join(line.rstrip(":.") for line in words[:3]).replace(",; ", ", ") or "wrong options"
 
 
 def to_toml(config: BaseModel) -> str:
