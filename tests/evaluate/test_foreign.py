@@ -70,9 +70,9 @@ def test_rows_are_computed_a_few_at_a_time_for_the_logits_sake(folder, texts, mo
 
 def test_a_document_begins_with_bos_or_else_eos(tokenizer_folder, tmp_path):
     tok = transformers.AutoTokenizer.from_pretrained(tokenizer_folder)
-    assert ForeignTokenizer(tok, tmp_path).eos_id == tok.eos_token_id
+    assert ForeignTokenizer(tok, tmp_path).document_id == tok.eos_token_id
     tok.bos_token = "<|im_start|>"
-    assert ForeignTokenizer(tok, tmp_path).eos_id == tok.convert_tokens_to_ids("<|im_start|>")
+    assert ForeignTokenizer(tok, tmp_path).document_id == tok.convert_tokens_to_ids("<|im_start|>")
     tok.bos_token = tok.eos_token = None
     with pytest.raises(TokenizerError, match="neither a bos nor an eos"):
         ForeignTokenizer(tok, tmp_path)
