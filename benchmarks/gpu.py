@@ -26,21 +26,21 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "src"), str(HERE)]
 
-import peers  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention  # noqa: E402
+import peers
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from danlu.config import DeviceConfig, Qwen3Config, TrainConfig  # noqa: E402
-from danlu.configure import check, read_tables  # noqa: E402
-from danlu.model import build_model  # noqa: E402
-from danlu.train import devices  # noqa: E402
-from danlu.train.objectives import NextToken  # noqa: E402
-from danlu.train.optim import Optimizer  # noqa: E402
-from danlu.train.step import split, train_step  # noqa: E402
-from danlu.types import Batch  # noqa: E402
+from danlu.config import DeviceConfig, Qwen3Config, TrainConfig
+from danlu.configure import check, read_tables
+from danlu.model import build_model
+from danlu.train import devices
+from danlu.train.objectives import NextToken
+from danlu.train.optim import Optimizer
+from danlu.train.step import split, train_step
+from danlu.types import Batch
 
 VOCABULARY = 6400
 MICRO_BATCHES = (32_768, 65_536, 131_072, 16_384)

@@ -65,7 +65,7 @@ class Tokenizer:
         self._backend.no_padding()
         self.vocab_size = 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
         self.fingerprint = hashlib.sha256(json_text.encode()).hexdigest()
-        self.eos_token = _content(config.get("eos_token"))
+        self.eos_token = token_text(config.get("eos_token"))
         eos_id = self._backend.token_to_id(self.eos_token) if self.eos_token else None
         if eos_id is None:
             raise TokenizerError(
@@ -222,7 +222,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
     return Tokenizer(backend.to_str(pretty=True), config)
 
 
-def _content(token: Any) -> str | None:
+def token_text(token: Any) -> str | None:
     """Return a special token's text; some files write it as a table."""
     return token.get("content") if isinstance(token, dict) else token
 

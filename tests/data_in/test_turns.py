@@ -7,8 +7,9 @@ import torch
 from danlu.config import ArticleConfig, Qwen3Config
 from danlu.data.batches import batch
 from danlu.data.chat import Conversation, Message
+from danlu.data.prepare_turns import pack, prepare_turns
 from danlu.data.template import ChatTemplate
-from danlu.data.turns import Turns, WithReplay, open_turns, pack, prepare_turns
+from danlu.data.turns import Turns, WithReplay, open_turns
 from danlu.errors import DataError
 from danlu.model import build_model
 from danlu.types import IGNORED, BatchPlan, Stretch

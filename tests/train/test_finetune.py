@@ -120,6 +120,20 @@ def test_what_cannot_be_learned_is_one_line_and_leaves_nothing(base, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
+def test_with_resume_a_pretraining_run_is_still_what_is_started_from(base, questions, tmp_path, capsys):
+    done = printed(capsys, tuned(base, questions, tmp_path / "run", "--resume", budget="2 steps"))
+    assert (done["run"], done["step"]) == (str(tmp_path / "run"), 2)
+
+
+def test_records_passed_over_are_counted(base, questions, tmp_path, capsys):
+    path = tmp_path / "qa.jsonl"
+    path.write_text(
+        questions.read_text() + '{"text": "没有问题"}\n{"prompt": "一", "chosen": "二", "rejected": "三"}\n'
+    )
+    done = printed(capsys, tuned(base, path, tmp_path / "run", "--skip-bad", budget="1 steps"))
+    assert json.loads((Path(done["run"]) / "data.json").read_text())["skipped"] == 2
+
+
 def test_a_missing_checkpoint_and_no_data_are_one_line_each(base, questions, tmp_path, capsys):
     assert main(["finetune", str(tmp_path / "none"), "--data", str(questions)]) == 2
     assert "there is no such folder" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,18 +18,15 @@ from danlu.errors import ConfigError, DataError, OutputError, TokenizerError
 
 if TYPE_CHECKING:
     from danlu.commands.train_ import Material
-    from danlu.data.chat import Conversations
+    from danlu.data.chat import Conversation
+    from danlu.data.sources import Corpus
     from danlu.data.template import ChatTemplate
     from danlu.model import Model
     from danlu.tokenizer import Tokenizer
 
 TURNS = "turns"
-_RECIPE: dict[str, Any] = {
-    "objective": "sft",
-    "batch_tokens": 4096,
-    "optim": {"name": "muon", "lr": 5e-4, "muon_lr": 1e-3, "muon_steps": 3, "momentum": 0.9},
-    "schedule": {"warmup_steps": 10, "decay": 1.0},
-}
+_OPTIM: dict[str, Any] = {"name": "muon", "muon_steps": 3, "momentum": 0.9}
+_SCHEDULE = {"warmup_steps": 10, "decay": 1.0}
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,9 @@ def run(argv: list[str]) -> int:
 
     options = parse_flags(Options, argv, "danlu finetune")
     start = required(options.checkpoint, "CKPT", "name a checkpoint folder or a run folder")
-    if (start / "run.toml").is_file() and options.resume:
-        done = train(check(TrainConfig, {**read_tables(str(start)), "out": str(start)}, str(start)), resume=True)
+    recorded = read_tables(str(start)) if options.resume and (start / "run.toml").is_file() else {}
+    if recorded.get("objective", "pretrain") != "pretrain":  # else it is the model to start from
+        done = train(check(TrainConfig, {**recorded, "out": str(start)}, str(start)), resume=True)
     else:
         is_new = not options.out.exists()
         try:
@@ -87,23 +86,24 @@ def run(argv: list[str]) -> int:
             if is_new and not any(options.out.glob("checkpoints/step-*")):  # what cannot be run leaves nothing behind
                 shutil.rmtree(options.out, ignore_errors=True)
             raise
-    return finish(done, finished_text(done), options.json) if done["finished"] else 130
+    status = finish(done, finished_text(done), options.json)
+    return status if done["finished"] else 130
 
 
 def _pack(options: Options, start: Path) -> TrainConfig:
     """Pack the conversations into the run folder, unless they are there, and return the run's settings."""
     from danlu.checkpoint import load_model, load_tokenizer, resolve
-    from danlu.data.chat import Conversations
+    from danlu.data.prepare_turns import prepare_turns
     from danlu.data.sources import Corpus
     from danlu.data.template import ChatTemplate
-    from danlu.data.turns import prepare_turns
 
     if not options.data:
         raise ConfigError("danlu finetune: no conversations are named. Give --data FILE…")
     start, turns = resolve(start), options.out / TURNS
     model, template = load_model(start), ChatTemplate(load_tokenizer(start))
     template.end_of_turn()
-    tables = _RECIPE | {
+    tables = {
+        "objective": options.objective,
         "data": str(turns),
         "out": str(options.out),
         "init": str(start),
@@ -114,7 +114,8 @@ def _pack(options: Options, start: Path) -> TrainConfig:
         "replay_share": options.replay_share,
         "prompts": list(options.prompts),
         "model": model.config.model_dump(mode="json"),
-        "optim": _RECIPE["optim"] | {"lr": options.lr, "muon_lr": options.muon_lr},
+        "optim": _OPTIM | {"lr": options.lr, "muon_lr": options.muon_lr},
+        "schedule": _SCHEDULE,
     }
     if options.replay is not None:
         tables["replay"] = str(options.replay)
@@ -123,9 +124,9 @@ def _pack(options: Options, start: Path) -> TrainConfig:
         return config
     storage.require_absent(options.out)
     corpus = Corpus(options.data, text_key=None, skip_bad=options.skip_bad)
-    about = {"sources": list(options.data), "skipped": 0}
+    about: dict[str, Any] = {"sources": list(options.data)}
     prepare_turns(
-        _answered(Conversations(corpus)),
+        _answered(corpus, about),
         template,
         model.context,
         turns,
@@ -136,12 +137,16 @@ def _pack(options: Options, start: Path) -> TrainConfig:
     return config
 
 
-def _answered(conversations: Conversations) -> Any:
-    """Yield the conversations; a preference is none. Raises DataError for one."""
-    for record in conversations:
-        if not hasattr(record, "messages"):
-            raise DataError(f"{record.source}, record {record.id}: is a preference, not a conversation")
-        yield record
+def _answered(corpus: Corpus, about: dict[str, Any]) -> Iterator[Conversation]:
+    """Yield the conversations, a preference being a bad record; at the end, note how many were passed over."""
+    from danlu.data.chat import Conversation, Conversations
+
+    for record in Conversations(corpus):
+        if isinstance(record, Conversation):
+            yield record
+        else:
+            corpus.bad(f"{record.source}, record {record.id}: is a preference, not a conversation")
+    about["skipped"] = corpus.skipped
 
 
 def material_of_conversations(config: TrainConfig) -> Material:

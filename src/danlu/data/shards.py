@@ -124,8 +124,8 @@ class TokenStream:
 
 
 @dataclass(frozen=True)
-class Shards:
-    """An opened shard folder."""
+class Prepared:
+    """An opened folder of token ids with the tokenizer that made them: shards, or packed conversations."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -147,13 +147,30 @@ class Shards:
 
     @property
     def address(self) -> str:
-        """Return a hash of all contents: two shard folders with one address hold the same tokens."""
+        """Return a hash of all contents: two folders with one address hold the same tokens."""
         return self.manifest["address"]
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Return the folder of the tokenizer that made the shards."""
+        """Return the folder of the tokenizer that made it."""
         return self.folder / "tokenizer"
+
+    def require_own_tokenizer(self, remedy: str) -> None:
+        """Raise DataError, with the remedy, where the tokenizer beside it is missing or another one."""
+        path = self.tokenizer_folder / TOKENIZER_JSON
+        if not path.is_file():
+            raise DataError(f"{path}: is missing. {remedy}")
+        found = storage.sha256_of(path)
+        if found != self.fingerprint:
+            raise DataError(
+                f"{path}: is another tokenizer ({found[:12]}…) than the one that made the folder "
+                f"({self.fingerprint[:12]}…). {remedy}"
+            )
+
+
+@dataclass(frozen=True)
+class Shards(Prepared):
+    """An opened shard folder."""
 
     @cached_property
     def _streams(self) -> dict[str, TokenStream]:
@@ -214,18 +231,6 @@ def open_shards(folder: Path) -> Shards:
     if manifest.get("format") != FORMAT or "splits" not in manifest:
         raise DataError(f"{folder}: its manifest is not of a shard folder of this version. Prepare it again")
     shards = Shards(folder, manifest)
-    _require_own_tokenizer(shards)
+    again = f"danlu prepare SRC --tokenizer DIR --out {folder}"
+    shards.require_own_tokenizer(f"Put its own back, or remove {folder} and make it again: {again}")
     return shards
-
-
-def _require_own_tokenizer(shards: Shards) -> None:
-    path = shards.tokenizer_folder / TOKENIZER_JSON
-    remedy = f"Put its own back, or remove {shards.folder} and make it again: danlu prepare SRC --tokenizer DIR --out "
-    if not path.is_file():
-        raise DataError(f"{path}: is missing. {remedy}{shards.folder}")
-    found = storage.sha256_of(path)
-    if found != shards.fingerprint:
-        raise DataError(
-            f"{path}: is another tokenizer ({found[:12]}…) than the one that made the shards "
-            f"({shards.fingerprint[:12]}…). {remedy}{shards.folder}"
-        )

@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from danlu.data.chat import Message
 from danlu.errors import DataError, TokenizerError
-from danlu.tokenizer import Tokenizer
+from danlu.tokenizer import Tokenizer, token_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise TokenizerError(f"chat_template: is no template that Jinja reads ({error})") from None
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
-        self._tokens = {name: _content(tokenizer.config.get(name)) for name in names}
+        self._tokens = {name: token_text(tokenizer.config.get(name)) for name in names}
         self._special = re.compile("|".join(map(re.escape, sorted(tokenizer.special_ids, key=len, reverse=True))))
 
     def end_of_turn(self) -> str:
@@ -131,10 +131,6 @@ class ChatTemplate:
             at = match.end()
         if at < len(text):
             yield text[at:], None
-
-
-def _content(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
 
 
 def _refuse(message: str) -> NoReturn:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from danlu.data.turns import Turns
-from danlu.evaluate.loss import Score
+from danlu.evaluate.loss import Score, score_batches
 from danlu.model import Model
 from danlu.tokenizer import Tokenizer
-from danlu.types import IGNORED
+from danlu.types import IGNORED, Batch
 
 _ROWS = 8
 
@@ -33,19 +33,11 @@ class AnswerSet:
 
     def score(self, model: Model) -> Score:
         """Score all of it; the marks that end turns count as tokens, not as characters."""
-        device, was_training, nats, tokens = model.output_weight.device, model.training, 0.0, 0
-        model.eval()
-        try:
-            with torch.inference_mode():
-                for ids_BT, labels_BT, segments_BT in self._batches():
-                    out = model(ids_BT.to(device), segments=segments_BT.to(device), labels=labels_BT.to(device))
-                    nats += float(out.nll_BT.cpu().double().sum())
-                    tokens += int((labels_BT != IGNORED).sum())
-        finally:
-            model.train(was_training)
+        nats, tokens = score_batches(model, self._batches())
         return Score(nats, tokens, self.characters, self.bytes, self.context, self.answers)
 
-    def _batches(self) -> Iterator[tuple[torch.Tensor, ...]]:
+    def _batches(self) -> Iterator[Batch]:
         for start in range(0, len(self._blocks), _ROWS):
             parts: list[Any] = [np.stack(arrays) for arrays in zip(*self._blocks[start : start + _ROWS], strict=True)]
-            yield tuple(torch.from_numpy(part) for part in parts)
+            ids_BT, labels_BT, segments_BT = map(torch.from_numpy, parts)
+            yield Batch(ids_BT, labels_BT, segments_BT)

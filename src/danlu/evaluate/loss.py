@@ -23,7 +23,7 @@ from torch import nn
 from danlu.data.shards import Shards
 from danlu.errors import ConfigError
 from danlu.tokenizer import Tokenizer
-from danlu.types import IGNORED
+from danlu.types import IGNORED, Batch
 
 _TOKENS_SORTED_AT_ONCE = 1 << 20
 _CHARACTERS_ENCODED_AT_ONCE = 1 << 18
@@ -96,13 +96,22 @@ def score_documents(
     positions (one row may be longer), and a million tokens are sorted at once, so memory does not grow with
     the source. `on_progress` is told the tokens of every batch. The model keeps its mode and compute type.
     """
+    return score_batches(model, _batches(_windows(documents, eos_id, window), eos_id, batch_tokens), on_progress)
+
+
+def score_batches(
+    model: nn.Module, batches: Iterable[Batch], on_progress: Callable[[int], object] | None = None
+) -> tuple[float, int]:
+    """Return the nats of the scored tokens of all batches, summed in float64, and their number."""
     device = next(model.parameters()).device
     was_training, nats, tokens = model.training, 0.0, 0
     model.eval()
     try:
         with torch.inference_mode():
-            for ids_BT, labels_BT in _batches(_windows(documents, eos_id, window), eos_id, batch_tokens):
-                nll_BT = model(ids_BT.to(device), labels=labels_BT.to(device)).nll_BT
+            for batch in batches:
+                labels_BT = batch.labels_BT
+                apart = {} if batch.segments_BT is None else {"segments": batch.segments_BT.to(device)}
+                nll_BT = model(batch.ids_BT.to(device), labels=labels_BT.to(device), **apart).nll_BT
                 nats += float(nll_BT.cpu().double().sum())
                 scored = int((labels_BT != IGNORED).sum())
                 tokens += scored
@@ -121,8 +130,8 @@ def _windows(documents: Iterable[Sequence[int] | np.ndarray], eos_id: int, windo
             yield before[start : start + window], tokens[start : start + window]
 
 
-def _batches(windows: Iterator[Window], eos_id: int, batch_tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield ids_BT and labels_BT, the longest windows of each million tokens first."""
+def _batches(windows: Iterator[Window], eos_id: int, batch_tokens: int) -> Iterator[Batch]:
+    """Yield batches, the longest windows of each million tokens first."""
     for held in _gathered(windows, lambda pair: len(pair[1]), _TOKENS_SORTED_AT_ONCE):
         held.sort(key=lambda pair: -len(pair[1]))
         while held:
@@ -132,13 +141,13 @@ def _batches(windows: Iterator[Window], eos_id: int, batch_tokens: int) -> Itera
             del held[:rows]
 
 
-def _fill(rows: Sequence[Window], longest: int, eos_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _fill(rows: Sequence[Window], longest: int, eos_id: int) -> Batch:
     """Make one batch; what follows a row's end is not scored and, under the causal mask, not seen."""
     ids_BT = np.full((len(rows), longest), eos_id)
     labels_BT = np.full((len(rows), longest), IGNORED)
     for row, (before, tokens) in enumerate(rows):
         ids_BT[row, : len(before)], labels_BT[row, : len(tokens)] = before, tokens
-    return torch.from_numpy(ids_BT), torch.from_numpy(labels_BT)
+    return Batch(torch.from_numpy(ids_BT), torch.from_numpy(labels_BT))
 
 
 def _gathered(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
