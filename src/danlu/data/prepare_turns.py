@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from danlu import storage
-from danlu.data.chat import Conversation, Message
+from danlu.data.chat import Conversation, Message, Messages, Preference
 from danlu.data.dedup import normalised_hash
 from danlu.data.shards import SPLITS
 from danlu.data.template import ChatTemplate, Encoded
@@ -43,39 +43,44 @@ class _Split:
 
 
 def prepare_turns(
-    conversations: Iterable[Conversation],
+    records: Iterable[Conversation | Preference],
     template: ChatTemplate,
     context: int,
     out: Path,
     validation_share: float = 0.05,
     too_long: TooLong = "drop",
     about: dict[str, Any] | None = None,
+    bad: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
-    """Write a folder of packed conversations and return its manifest.
+    """Write a folder of packed conversations, or of preferences alone, and return its manifest.
 
-    A conversation goes to the validation split by the hash of its first question, so that copies fall on one side; an
-    exact copy of another is left out. One that does not fit into `context` + 1 tokens is dropped, or cut before a
-    question (with `too_long="split"`); both are counted. Raises DataError where a split stays empty.
+    A record goes to the validation split by the hash of its first question, so that copies fall on one side; an exact
+    copy of another is left out. A conversation that does not fit into `context` + 1 tokens is dropped, or cut before a
+    question (with `too_long="split"`); both are counted. Of a preference both sides must fit, and share a row of twice
+    the context. Raises DataError where a split stays empty, and, unless `bad` is told, for a record that the template
+    fails on.
     """
     manifest: dict[str, Any] = {} if about is None else about
     splits, counts, seen = {name: _Split() for name in SPLITS}, Counts(), set[int]()
+    together = 1
     with storage.new_folder(out, manifest) as scratch:
-        for conversation in conversations:
+        for record in records:
             counts.conversations += 1
-            whole = normalised_hash("\0".join(m.content for m in conversation.messages))
-            if whole in seen:
+            together = 2 if isinstance(record, Preference) else 1
+            if not _is_new(record, seen):
                 counts.dropped[_COPY] += 1
                 continue
-            seen.add(whole)
-            question = next(m.content for m in conversation.messages if m.role == "user")
-            held_out = normalised_hash(question) < validation_share * 2**64
+            split = splits[SPLITS[normalised_hash(_question(record)) < validation_share * 2**64]]
             try:
-                for encoded in _pieces(conversation, template, context + 1, too_long, counts):
-                    splits[SPLITS[held_out]].add(encoded)
+                for encoded in _pieces(record, template, context, too_long, counts):
+                    split.add(encoded)
             except DataError as error:
-                raise DataError(f"{conversation.source}, record {conversation.id}: {error}") from None
+                message = f"{record.source}, record {record.id}: {error}"
+                if bad is None:
+                    raise DataError(message) from None
+                bad(message)
         _require_both(splits, counts, context, validation_share)
-        entries = {name: _write(scratch, name, split, context) for name, split in splits.items()}
+        entries = {name: _write(scratch, name, split, context, together) for name, split in splits.items()}
         template.tokenizer.write_files(scratch / "tokenizer")
         address = hashlib.sha256(template.tokenizer.fingerprint.encode())
         for path in sorted(scratch.glob("*.npy")):
@@ -95,16 +100,36 @@ def prepare_turns(
     return manifest
 
 
+def _sides(record: Conversation | Preference) -> list[Messages]:
+    """Return the conversations that a record holds."""
+    if isinstance(record, Conversation):
+        return [record.messages]
+    return [record.prompt + record.chosen, record.prompt + record.rejected]
+
+
+def _question(record: Conversation | Preference) -> str:
+    return next(m.content for m in _sides(record)[0] if m.role == "user")
+
+
+def _is_new(record: Conversation | Preference, seen: set[int]) -> bool:
+    whole = normalised_hash("\0".join(m.content for side in _sides(record) for m in side))
+    is_new = whole not in seen
+    seen.add(whole)
+    return is_new
+
+
 def _pieces(
-    conversation: Conversation, template: ChatTemplate, longest: int, too_long: TooLong, counts: Counts
+    record: Conversation | Preference, template: ChatTemplate, context: int, too_long: TooLong, counts: Counts
 ) -> Iterator[Encoded]:
-    """Yield a conversation, or what of it fits: from the first on, as many turns as go together."""
-    encoded = template.encode(conversation.messages)
-    if len(encoded.ids) <= longest:
-        yield encoded
+    """Yield a conversation, or what of it fits: from the first on, as many turns as go together; or a pair's sides."""
+    encoded = [template.encode(side) for side in _sides(record)]
+    if all(len(side.ids) - 1 <= context for side in encoded):
+        asked = len(template.prompt(record.prompt)) if isinstance(record, Preference) else 0
+        for side in encoded:  # of a pair the last answers are compared, not what both have said before
+            yield Encoded(side.ids, [False] * asked + side.scored[asked:])
         return
     found = 0
-    for turns in _cut(conversation.messages, template, longest) if too_long == "split" else ():
+    for turns in _cut(_sides(record)[0], template, context + 1) if too_long == "split" and len(encoded) == 1 else ():
         found += 1
         yield template.encode(turns)
     counts.cut += found > 0
@@ -138,9 +163,11 @@ def _require_both(splits: dict[str, _Split], counts: Counts, context: int, valid
             )
 
 
-def _write(folder: Path, name: str, split: _Split, context: int) -> dict[str, Any]:
+def _write(folder: Path, name: str, split: _Split, context: int, together: int) -> dict[str, Any]:
+    """Write a split, each `together` conversations into one row."""
     lengths = np.array([len(ids) for ids in split.ids])
-    rows = pack(lengths - 1, context)
+    groups = pack((lengths - 1).reshape(-1, together).sum(1), context * together)
+    rows = [[group * together + side for group in row for side in range(together)] for row in groups]
     arrays = {
         "ids": np.concatenate(split.ids),
         "scored": np.concatenate(split.scored),
@@ -154,7 +181,7 @@ def _write(folder: Path, name: str, split: _Split, context: int) -> dict[str, An
         "tokens": int(lengths.sum()),
         "scored_tokens": int(arrays["scored"].sum()),
         "rows": len(rows),
-        "filled": float((lengths - 1).sum() / (len(rows) * context)),
+        "filled": float((lengths - 1).sum() / (len(rows) * context * together)),
     }
 
 
