@@ -36,7 +36,7 @@ class Options:
     checkpoint: Positional[Path | None] = None
     """checkpoint folder or run folder to start from; with --resume, the run folder to go on with"""
     data: tuple[str, ...] = ()
-    """conversations: files, folders or globs of .jsonl or .parquet"""
+    """conversations: files, folders or globs of .jsonl or .parquet, or `demo-chat`"""
     objective: Literal["sft"] = "sft"
     """sft: the assistant's words and the end of its turns"""
     out: Path = Path("tuned")
