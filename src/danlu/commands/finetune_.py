@@ -133,6 +133,7 @@ def _pack(options: Options, start: Path) -> TrainConfig:
         options.validation_share,
         options.too_long,
         about,
+        corpus.bad,
     )
     return config
 
