@@ -1,5 +1,7 @@
 """Packed conversations: each once, whole, scored where the assistant speaks, and blind to its neighbours."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from danlu.data.template import ChatTemplate
 from danlu.data.turns import Turns, WithReplay, open_turns
 from danlu.errors import DataError
 from danlu.model import build_model
+from danlu.tokenizer import Tokenizer
 from danlu.types import IGNORED, BatchPlan, Stretch
 
 CONTEXT = 256
@@ -41,7 +44,7 @@ def made(template, tmp_path, conversations, **options) -> Turns:
 @pytest.mark.parametrize("seed", range(5))
 def test_packing_holds_everything_once_and_wastes_little(seed):
     lengths = np.random.default_rng(seed).integers(1, 101, 500)
-    rows = pack(lengths, 100)
+    rows = [row.tolist() for block in pack(lengths, 100) for row in block]
     assert sorted(item for row in rows for item in row) == list(range(500))
     assert all(lengths[row].sum() <= 100 for row in rows)
     fewest = max(-(-lengths.sum() // 100), (lengths > 50).sum())
@@ -121,6 +124,55 @@ def test_a_set_in_which_nothing_fits_is_refused_and_leaves_nothing(template, tmp
     with pytest.raises(DataError, match=r"2 do not fit into the context of 256 tokens.*--too-long split"):
         made(template, tmp_path, [talk(1, words=200), talk(2, words=200)])
     assert not (tmp_path / "turns").exists()
+
+
+@pytest.fixture(scope="module")
+def without_system(tokenizer_folder):
+    """A template that takes no system message, as Gemma's."""
+    refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer = Tokenizer.load(tokenizer_folder)
+    tokenizer.chat_template = refuse + str(tokenizer.chat_template)
+    return ChatTemplate(tokenizer)
+
+
+BAD = [
+    Conversation((Message("system", "你好"), *talk(99).messages), "bad.jsonl", "7"),
+    Conversation((Message("user", "\ud800"), Message("assistant", "什么？")), "bad.jsonl", "8"),
+]
+
+
+@pytest.mark.parametrize(("conversation", "reason"), [(BAD[0], "no system"), (BAD[1], "lone surrogate")])
+def test_what_cannot_be_encoded_is_one_line_and_leaves_nothing(without_system, tmp_path, conversation, reason):
+    with pytest.raises(DataError, match=rf"bad.jsonl, record {conversation.id}: .*{reason}"):
+        made(without_system, tmp_path, [*(talk(i) for i in range(20)), conversation])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_encoded_is_passed_over_if_whoever_is_told_lets_it(without_system, tmp_path):
+    few, told = [talk(i) for i in range(20)], []
+    turns = made(without_system, tmp_path / "a", [few[0], *BAD, *few[1:]], bad=told.append)
+    assert [message.split(":")[0] for message in told] == ["bad.jsonl, record 7", "bad.jsonl, record 8"]
+    assert turns.address == made(without_system, tmp_path / "b", few).address
+    assert turns.manifest["conversations"] == 20
+
+
+def test_the_files_are_numpys_own(template, tmp_path):
+    turns = made(template, tmp_path, [talk(i, turns=1 + i % 3) for i in range(60)])
+    for path in turns.folder.glob("*.npy"):
+        np.save(tmp_path / "again.npy", np.load(path))
+        assert path.read_bytes() == (tmp_path / "again.npy").read_bytes()
+
+
+def test_memory_does_not_grow_with_the_tokens(template, tmp_path):
+    def peak(count):
+        tracemalloc.start()
+        tokens = made(template, tmp_path / str(count), (talk(i, words=30) for i in range(count))).manifest["splits"]
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found, sum(entry["tokens"] for entry in tokens.values())
+
+    (few, few_tokens), (many, many_tokens) = peak(100), peak(700)
+    assert many - few < 0.3 * (many_tokens - few_tokens)
 
 
 def test_batches_cover_an_epoch(template, tmp_path):

@@ -254,11 +254,14 @@ def test_with_resume_a_pretraining_run_is_still_what_is_started_from(base, quest
 
 def test_records_passed_over_are_counted(base, questions, tmp_path, capsys):
     path = tmp_path / "qa.jsonl"
-    path.write_text(
-        questions.read_text() + '{"text": "没有问题"}\n{"prompt": "一", "chosen": "二", "rejected": "三"}\n'
+    bad = (
+        '{"text": "没有问题"}',
+        '{"prompt": "一", "chosen": "二", "rejected": "三"}',
+        '{"question": "\\ud800", "answer": "二"}',
     )
+    path.write_text(questions.read_text() + "\n".join(bad) + "\n")
     done = printed(capsys, tuned(base, path, tmp_path / "run", "--skip-bad", budget="1 steps"))
-    assert json.loads((Path(done["run"]) / "data.json").read_text())["skipped"] == 2
+    assert json.loads((Path(done["run"]) / "data.json").read_text())["skipped"] == 3
 
 
 def test_a_missing_checkpoint_and_no_data_are_one_line_each(base, questions, tmp_path, capsys):

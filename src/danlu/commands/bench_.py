@@ -76,7 +76,7 @@ class Prepare(SourceOptions):
     """Time `danlu prepare` as it is, into a folder that is thrown away."""
 
     sources: Positional[tuple[str, ...]] = ()
-    """files, folders, globs, or `demo`"""
+    """files, folders, globs, `demo` or `demo-chat`"""
     tokenizer: Path | None = None
     """tokenizer folder"""
     json: bool = False

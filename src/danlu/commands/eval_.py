@@ -31,7 +31,7 @@ class Options(SourceOptions):
     checkpoint: Positional[Path | None] = None
     """checkpoint folder of danlu or transformers, or a run folder (its best)"""
     sources: Positional[tuple[str, ...]] = ()
-    """files, folders, globs, `demo`, or a shard folder (its validation split)"""
+    """files, folders, globs, `demo`, `demo-chat`, or a shard folder (its validation split)"""
     window: int | None = None
     """tokens of a window; by default the model's context (of a foreign model at most 4096)"""
     baselines: bool = True
@@ -49,7 +49,9 @@ def run(argv: list[str]) -> int:
     options = parse_flags(Options, argv, "danlu eval")
     path = required(options.checkpoint, "CKPT", "name a checkpoint folder or a run folder")
     if not options.sources:
-        raise DataError("danlu eval: no text is named. Give files, folders, globs, `demo` or a shard folder")
+        raise DataError(
+            "danlu eval: no text is named. Give files, folders, globs, `demo`, `demo-chat` or a shard folder"
+        )
     from danlu.evaluate.foreign import load_any
     from danlu.evaluate.loss import checked_window
 

@@ -30,7 +30,7 @@ class Options(SourceOptions):
     """
 
     sources: Positional[tuple[str, ...]] = ()
-    """files, folders, globs, or `demo`"""
+    """files, folders, globs, `demo` or `demo-chat`"""
     tokenizer: Path | None = None
     """tokenizer folder (danlu tokenizer train makes one; any tokenizer.json folder will do)"""
     out: Path | None = None

@@ -22,7 +22,7 @@ class Options(SourceOptions):
     """
 
     sources: Positional[tuple[str, ...]] = ()
-    """files, folders, globs, or `demo`"""
+    """files, folders, globs, `demo` or `demo-chat`"""
     json: bool = False
     """print one JSON object as the last line"""
 

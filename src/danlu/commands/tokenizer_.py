@@ -25,7 +25,7 @@ class Options(SourceOptions):
     """
 
     sources: Positional[tuple[str, ...]] = ()
-    """files, folders, globs, or `demo`"""
+    """files, folders, globs, `demo` or `demo-chat`"""
     vocab_size: int = 6400
     """entries, special tokens included"""
     out: Path | None = None

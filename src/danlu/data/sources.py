@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from danlu import log, storage
-from danlu.data import demo
+from danlu.data import demo, demo_chat
 from danlu.data.files import INSTALL, expand, kind, opened
 from danlu.errors import DataError
 from danlu.types import Document
 
 TxtUnit = Literal["file", "line", "blank"]
+_NAMED = {"demo": demo, "demo-chat": demo_chat}
 _LONGEST_LINE = 1 << 28
 _ROWS = 256
 _PARQUET_BUFFER = 1 << 20
@@ -38,21 +39,22 @@ class Corpus:
 
     specs: Sequence[str]
     text_key: str | None = "text"
-    """Where a record's text is; with None a document holds its whole record as `meta`, and no text."""
+    """Where a record's text is; with None a document holds its whole record as `meta`, and no text.
+    Named corpora do not look at it: `demo-chat` gives records and text ("question\\nanswer") at once."""
     txt_unit: TxtUnit = "file"
     skip_bad: bool = False
     skipped: int = 0
     lines: int = 0
     line_characters: int = 0
     """Lines of the files and their characters without white space at both ends, as the article counts them;
-    `.parquet` and `demo` have no such lines: those of their texts are counted."""
+    `.parquet` and named corpora have no such lines: those of their texts are counted."""
 
     def __post_init__(self) -> None:
         if not self.specs:
-            raise DataError("no source is named. Give files, folders, globs or `demo`")
-        named = {spec: demo.files() if spec == "demo" else expand(spec) for spec in self.specs}
-        self.files = list(dict.fromkeys(path for paths in named.values() for path in paths))
-        self._demo = set(named.get("demo", ()))
+            raise DataError("no source is named. Give files, folders, globs, `demo` or `demo-chat`")
+        found = {spec: _NAMED[spec].files() if spec in _NAMED else expand(spec) for spec in self.specs}
+        self.files = list(dict.fromkeys(path for paths in found.values() for path in paths))
+        self._named = {path: spec for spec, paths in found.items() if spec in _NAMED for path in paths}
         self._stamps = {path: _stamp(path) for path in self.files}
         self._finished, self._position = 0, _nowhere
 
@@ -71,7 +73,7 @@ class Corpus:
         parts = [self.text_key or "", self.txt_unit, str(self.skip_bad)]
         for path in self.files:
             try:
-                parts += ["demo" if path in self._demo else kind(path), storage.sha256_of(path)]
+                parts += [self._named.get(path) or kind(path), storage.sha256_of(path)]
             except OSError as error:
                 raise _unreadable(path, error) from None
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -100,8 +102,8 @@ class Corpus:
 
     def _read(self, path: Path) -> Iterator[Document]:
         try:
-            if path in self._demo:
-                yield from self._without_lines(demo.documents(path))
+            if path in self._named:
+                yield from self._without_lines(_NAMED[self._named[path]].documents(path))
             elif self._stamps[path][0] == 0:
                 self.bad(f"{path}: is empty")
             elif kind(path) == ".parquet":
