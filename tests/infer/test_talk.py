@@ -1,4 +1,4 @@
-"""A talk: every answer sees what was said before, old turns make room, and an interrupted answer counts as far as said."""
+"""A talk: every answer sees what was said before, old turns make room, an interrupted answer counts as far as said."""
 
 import pytest
 import torch

@@ -108,24 +108,23 @@ class Session:
     def take(self, line: str) -> bool:
         """Answer or obey one line; return False where it ends the talk."""
         command = _COMMAND.fullmatch(line.strip())
-        if command:
-            return self._obey(command[1], (command[2] or "").strip())
-        if line.strip():
-            self._ask(line.strip())
+        try:
+            require_utf8(line, "the line")
+            if command:
+                return self._obey(command[1], command[2] or "")
+            if line.strip():
+                self._ask(line.strip())
+        except DataError as error:
+            self.refuse(str(error))
         return True
 
     def refuse(self, message: str) -> None:
-        """Say in one line why a question is not answered; the talk goes on."""
+        """Say in one line why a line is neither answered nor obeyed; the talk goes on."""
         self.refused += 1
         print(f"error: {message}", file=sys.stderr, flush=True)
 
     def _ask(self, question: str) -> None:
-        try:
-            require_utf8(question, "the question")
-            self.done.append(_answer(self.talk, question))
-        except DataError as error:
-            self.refuse(str(error))
-            return
+        self.done.append(_answer(self.talk, question))
         if self.done[-1]["stopped"] in _CUT:
             log.say(f"[{_CUT[self.done[-1]['stopped']]}]")
 
