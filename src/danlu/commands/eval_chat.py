@@ -69,6 +69,7 @@ def judge_chat(path: Path, options: Options) -> int:
     corpus = _corpus(options)
     taken, total = _evenly(corpus, options.questions)
     machine = devices.probe(DeviceConfig.model_validate({"precision": options.precision}))
+    devices.prepare(machine, deterministic=False)
     speakers = {p: _speaker(p, machine) for p in dict.fromkeys([*options.against, path])}
     asked = [c for c in taken if all(fits(c, s.template, s.model.context) for s in speakers.values())]
     if not asked:
