@@ -241,6 +241,9 @@ class FinetuneConfig(Table):
     eval_every: int = Field(default=0, ge=0, description="steps between evaluations; 0: ten over the run")
     eval_tokens: int = Field(default=32_768, gt=0, description="held-out tokens of an evaluation during the run")
     checkpoint_every: int = Field(default=0, ge=0, description="steps between checkpoints; 0: ten over the run")
+    questions: int = Field(
+        default=100, ge=0, description="held-out questions answered at the end, before and after; 0: none"
+    )
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     device: DeviceConfig = DeviceConfig()

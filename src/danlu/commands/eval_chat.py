@@ -22,16 +22,6 @@ if TYPE_CHECKING:
     from danlu.tokenizer import Tokenizer
     from danlu.train.devices import Machine
 
-_ROWS = (
-    ("nats/token of the references", "loss_nats_per_token", ".4f"),
-    ("bits per character of these", "bits_per_char", ".4f"),
-    ("answers equal to the reference", "exact_match", ".1%"),
-    ("character F1", "character_f1", ".1%"),
-    ("ended by themselves", "stopped", ".1%"),
-    ("different pairs of characters", "distinct_2", ".1%"),
-    ("characters an answer", "answer_characters", ".1f"),
-)
-
 
 @dataclass(frozen=True)
 class ChatOptions:
@@ -58,7 +48,7 @@ class _Speaker:
 
 def judge_chat(path: Path, options: Options) -> int:
     """Load every model, ask all the same questions, print."""
-    from danlu.evaluate.chat import fits
+    from danlu.evaluate.chat import fits, side_by_side
     from danlu.train import devices
 
     if options.questions < 1 or options.max_new_tokens < 1 or options.show < 0:
@@ -84,7 +74,7 @@ def judge_chat(path: Path, options: Options) -> int:
         "device": machine.device,
         "precision": machine.precision,
         "against": {str(p): score.as_dict() for p, score in scores.items() if p != path},
-        "shown": _shown(answers, options.show),
+        "shown": side_by_side(answers, options.show),
     }
     return finish(result, _text(result, scores, options.max_new_tokens), options.json)
 
@@ -152,28 +142,14 @@ def _judged(
     return scores, answers
 
 
-def _shown(answers: dict[Path, list[Answer]], most: int) -> list[dict[str, Any]]:
-    """Put the models' answers to each of the first questions side by side."""
-    shown: list[dict[str, Any]] = []
-    for row in list(zip(*answers.values(), strict=True))[:most]:
-        said = dict(zip(map(str, answers), row, strict=True))
-        shown.append(
-            {
-                "question": row[0].question,
-                "reference": row[0].reference,
-                "answers": {name: a.answer for name, a in said.items()},
-                "stopped": {name: a.stopped for name, a in said.items()},
-            }
-        )
-    return shown
-
-
 def _text(result: dict[str, Any], scores: dict[Path, ChatScore], max_new_tokens: int) -> str:
-    label = max(len(name) for name, _, _ in _ROWS)
+    from danlu.evaluate.chat import ANSWER_ROWS
+
+    label = max(len(name) for name, _, _ in ANSWER_ROWS)
     columns = {f"{path!s:>8}": score for path, score in scores.items()}
     rows = [
         [f"  {name:<{label}}", *(f"{getattr(score, key):>{len(head)}{form}}" for head, score in columns.items())]
-        for name, key, form in _ROWS
+        for name, key, form in ANSWER_ROWS
     ]
     return "\n".join(
         [
@@ -183,12 +159,12 @@ def _text(result: dict[str, Any], scores: dict[Path, ChatScore], max_new_tokens:
             f"unreadable and passed over: {result['skipped']:,}",
             "",
             *("  ".join(row) for row in ([" " * (label + 2), *columns], *rows)),
-            *(_side_by_side(number, row) for number, row in enumerate(result["shown"], 1)),
+            *(_laid_out(number, row) for number, row in enumerate(result["shown"], 1)),
         ]
     )
 
 
-def _side_by_side(number: int, row: dict[str, Any]) -> str:
+def _laid_out(number: int, row: dict[str, Any]) -> str:
     """Lay out a question; an answer that did not end by itself ends with an ellipsis."""
     cut = {name for name, stopped in row["stopped"].items() if stopped != "eos"}
     said = {"reference": row["reference"]} | {n: a + "…" * (n in cut) for n, a in row["answers"].items()}

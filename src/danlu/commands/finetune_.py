@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from danlu import storage
 from danlu.commands import finish
+from danlu.commands.comparing import compare
 from danlu.config import FinetuneConfig, TrainConfig
 from danlu.configure import check, merge, read_config, read_tables
 from danlu.errors import ConfigError, DataError, OutputError, TokenizerError
@@ -109,7 +110,10 @@ def finetune(config: FinetuneConfig, resume: bool = False, skip_bad: bool = Fals
             shutil.rmtree(config.out, ignore_errors=True)
         raise
     adapter = Path(done["checkpoint"]) / "adapter"
-    return done | ({"adapter": str(adapter)} if adapter.is_dir() else {})
+    done |= {"adapter": str(adapter)} if adapter.is_dir() else {}
+    if done["finished"] and config.questions:
+        done["answers"] = compare(Path(done["run"]), config.questions)
+    return done
 
 
 def _pack(config: FinetuneConfig, resume: bool, skip_bad: bool) -> TrainConfig:

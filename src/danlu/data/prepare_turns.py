@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from danlu.data.chat import Conversation, Message, Messages, Preference, first_q
 from danlu.data.dedup import ExactDedup, normalised_hash
 from danlu.data.shards import SPLITS
 from danlu.data.template import ChatTemplate, Encoded
-from danlu.data.turns import FORMAT
+from danlu.data.turns import FORMAT, HELD_OUT
 from danlu.errors import DataError, TokenizerError
 
 TooLong = Literal["drop", "split"]
@@ -109,12 +110,16 @@ def prepare_turns(
     with storage.new_folder(out, manifest) as scratch:
         with ExitStack() as files:
             splits = {name: _Split(scratch, name, files) for name in SPLITS}
+            asked = files.enter_context((scratch / HELD_OUT).open("w", encoding="utf-8"))
             together = 1
             for record, pieces in _encoded(records, template, context, too_long, counts, bad or _refuse):
                 held_out = normalised_hash(first_question(_sides(record)[0])) < validation_share * 2**64
                 together = len(_sides(record))
                 for encoded in pieces:
                     splits[SPLITS[held_out]].add(encoded)
+                if held_out and pieces:
+                    turns = [{"role": m.role, "content": m.content} for m in _sides(record)[0]]
+                    asked.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
         _require_both(splits, counts, context, validation_share)
         entries = {name: _write_rows(scratch, name, split, context, together) for name, split in splits.items()}
         template.tokenizer.write_files(scratch / "tokenizer")

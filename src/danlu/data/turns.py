@@ -2,10 +2,10 @@
 
 Per split `<split>-ids.npy`, `<split>-scored.npy` (one entry a token), `<split>-ends.npy` (where each conversation
 ends) and `<split>-rows.npy` (which conversations share a row: their numbers one after another, -1 after each row's
-last); `tokenizer/`; `manifest.json`, written last. A conversation never crosses a row, and each row tells its
-conversations apart by segments, so that none sees another. Of preferences, each two conversations are a pair, chosen
-and rejected, one after the other in one row; what their tokens cost the reference model comes as
-`<split>-reference.npy` when a run begins.
+last); `validation.jsonl`, the held-out conversations as text; `tokenizer/`; `manifest.json`, written last. A
+conversation never crosses a row, and each row tells its conversations apart by segments, so that none sees another.
+Of preferences, each two conversations are a pair, chosen and rejected, one after the other in one row; what their
+tokens cost the reference model comes as `<split>-reference.npy` when a run begins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from danlu.errors import DataError
 from danlu.tokenizer import TOKENIZER_JSON
 from danlu.types import IGNORED, BatchPlan
 
-FORMAT = "turns-1"
+FORMAT, HELD_OUT = "turns-1", "validation.jsonl"
 ARRAYS, REFERENCE = ("ids", "scored", "ends", "rows"), "reference"
 
 

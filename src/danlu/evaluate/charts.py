@@ -17,16 +17,15 @@ def charts(rows: Sequence[Row], baselines: Mapping[str, float]) -> list[dict[str
     """Describe every chart: title, unit, series of (step, tokens, seconds, value), horizontal lines."""
     train, judged = of_kind(rows, "train"), of_kind(rows, "eval")
     lines = [{"name": name, "y": bits} for name, bits in baselines.items()]
+    bits = [_series("held-out", "eval", judged, "bits_per_char")]
+    text = _series("pretraining text", "train", judged, "text_bits_per_char")
     return [
-        _chart("Bits per character", "bits", [_series("held-out", "eval", judged, "bits_per_char")], lines),
-        _chart(
-            "Loss",
-            "nats per token",
-            [
-                _series("training batch", "train", train, "loss_nats_per_token"),
-                _series("held-out", "eval", judged, "loss_nats_per_token"),
-            ],
-        ),
+        _chart("Bits per character", "bits", bits + ([text] if text["points"] else []), lines),
+        *_both("Loss", "nats per token", rows, "loss_nats_per_token"),
+        *_both("Loss of pairs", "nats per pair", rows, "loss_nats_per_pair"),
+        *_both("Pairs as preferred", "% of pairs", rows, "preferred", 100),
+        *_both("Margin of rewards", "nats", rows, "margin"),
+        *_both("Distance from reference or teacher", "KL, nats per token", rows, "kl_nats_per_token"),
         _chart("Learning rate", "AdamW's", [_series("rate", "plain", train, "learning_rate")], zero=True),
         _chart("Gradient norm", "before clipping", [_series("norm", "train", train, "grad_norm")], zero=True),
         _chart("Speed", "tokens/s", [_series("speed", "train", train, "tokens_per_second")], zero=True),
@@ -43,6 +42,13 @@ def _chart(
     title: str, unit: str, series: Sequence[Row], lines: Sequence[Row] = (), zero: bool = False
 ) -> dict[str, Any]:
     return {"title": title, "unit": unit, "series": list(series), "lines": list(lines), "zero": zero}
+
+
+def _both(title: str, unit: str, rows: Sequence[Row], key: str, factor: float = 1) -> list[dict[str, Any]]:
+    """Draw training batches beside held-out text; nothing where a run has no such figure."""
+    kinds = (("training batch", "train"), ("held-out", "eval"))
+    series = [_series(name, kind, of_kind(rows, kind), key, factor) for name, kind in kinds]
+    return [_chart(title, unit, series)] if any(s["points"] for s in series) else []
 
 
 def _series(name: str, style: str, rows: Sequence[Row], key: str, factor: float = 1) -> dict[str, Any]:

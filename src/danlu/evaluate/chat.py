@@ -7,7 +7,7 @@ turns before it as they were; white space at both ends of an answer does not cou
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +24,18 @@ from danlu.tokenizer import Tokenizer
 from danlu.types import IGNORED
 
 GREEDY = Sampling(temperature=0.0)
+ANSWERS = "answers.json"
+"""In a fine-tuning run's folder: `scores` of every model, and some answers `shown` side by side."""
+ANSWER_ROWS = (
+    ("nats/token of the references", "loss_nats_per_token", ".4f"),
+    ("bits per character of these", "bits_per_char", ".4f"),
+    ("answers equal to the reference", "exact_match", ".1%"),
+    ("character F1", "character_f1", ".1%"),
+    ("ended by themselves", "stopped", ".1%"),
+    ("different pairs of characters", "distinct_2", ".1%"),
+    ("characters an answer", "answer_characters", ".1f"),
+)
+"""What a person is told each figure is, its key, and how it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +167,19 @@ def compared(answers: Sequence[Answer], score: Score, left_out: int = 0) -> Chat
         distinct_2=distinct_2([a.answer for a in answers]),
         answer_characters=sum(len(a.answer.strip()) for a in answers) / count,
     )
+
+
+def side_by_side(answers: Mapping[Any, Sequence[Answer]], most: int) -> list[dict[str, Any]]:
+    """Put the answers of several models to each of the first questions into one row."""
+    return [
+        {
+            "question": row[0].question,
+            "reference": row[0].reference,
+            "answers": {str(name): a.answer for name, a in zip(answers, row, strict=True)},
+            "stopped": {str(name): a.stopped for name, a in zip(answers, row, strict=True)},
+        }
+        for row in list(zip(*answers.values(), strict=True))[:most]
+    ]
 
 
 def character_f1(answer: str, reference: str) -> float:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from danlu import log, storage
 from danlu.errors import DataError
 from danlu.evaluate.charts import Row, charts, finite, of_kind
+from danlu.evaluate.chat import ANSWER_ROWS, ANSWERS
 
 _COUNTS = ("documents", "conversations", "tokens", "scored_tokens", "rows", "characters", "bytes")
 _SHOWN_APART = ("files", "splits", "dropped")
@@ -37,7 +38,7 @@ def write_report(run: Path) -> Path:
         "ABOUT": escape(_about(run, rows)),
         "HERO": _hero(run, rows),
         "CARDS": _cards(run, rows),
-        "SAMPLES": _samples(rows),
+        "SAMPLES": _samples(rows) + _answers(run),
         "MADE": _data(run) + _machine(run, rows) + _settings(run),
         "MEASURED": _measured(run),
         "CHARTS": _script_json(charts(rows, _baselines(run))),
@@ -150,6 +151,23 @@ def _samples(rows: Sequence[Row]) -> str:
         '<div id="player"></div><details id="all" open><summary>Side by side: every evaluation</summary>'
         f'<div class="wide"><table id="samples"><thead><tr><th></th>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></details>"
+    )
+
+
+def _answers(run: Path) -> str:
+    """Make the tables of a fine-tuning run: what each model's answers are worth, and the answers side by side."""
+    found = _json(run / ANSWERS)
+    if not found:
+        return ""
+    names, shown = list(found["scores"]), found["shown"]
+    rows = [[label, *(format(found["scores"][name][key], form) for name in names)] for label, key, form in ANSWER_ROWS]
+    head = ["question", "reference", *names]
+    said = _table(head, [[row["question"], row["reference"], *(row["answers"][n] for n in names)] for row in shown])
+    first = found["scores"][names[0]]
+    note = f"{first['questions']:,} held-out questions, answered greedily"
+    return (
+        f"<h2>Answers</h2><p class='note'>{escape(note)}</p>{_table(['', *names], rows)}"
+        f"<details open><summary>Side by side</summary>{said}</details>"
     )
 
 
