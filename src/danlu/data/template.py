@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any, NoReturn
 
 import jinja2
@@ -97,6 +98,14 @@ class ChatTemplate:
             done = after[:end]
         rest = self._ids(self.render(guarded)[len(done) :], hidden)
         return Encoded(ids + rest, scored + [False] * len(rest))
+
+    def stretches(self, messages: Sequence[Message]) -> Iterator[tuple[str, bool]]:
+        """Yield a conversation as a model reads it, special tokens shown: pieces, and whether each is scored."""
+        encoded = self.encode(messages)
+        at = 0
+        for is_scored, same in groupby(encoded.scored):
+            start, at = at, at + len(list(same))
+            yield self.tokenizer.decode(encoded.ids[start:at]), is_scored
 
     def _end_of_turn(self, text: str, start: int) -> int:
         """Return where the mark that ends the turn ends; the turn's own end where it has none."""
