@@ -1,7 +1,8 @@
 """A checkpoint is a Hugging Face model directory, written whole or not at all, and verified when it is read.
 
-`config.json`, `model.safetensors` (float32 masters), the tokenizer's files, `generation_config.json`; what resuming
-needs lies in `trainer/`; `manifest.json` (sizes, sha256) comes last. Nothing is ever pickled.
+`config.json`, `model.safetensors` (float32 masters), the tokenizer's files, `generation_config.json`; a learned
+adapter, merged into these weights, lies by itself in `adapter/`, a PEFT directory; what resuming needs in `trainer/`;
+`manifest.json` (sizes, sha256) comes last. Nothing is ever pickled.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from torch import Tensor, nn
 
 from danlu import log, storage
 from danlu.errors import CheckpointError, OutputError, TokenizerError
-from danlu.model import Model, model_from_hf
+from danlu.model import Model, lora, model_from_hf
 from danlu.model.config_json import hf_size
 from danlu.tokenizer import TOKENIZER_CONFIG, TOKENIZER_JSON, Tokenizer
 
 CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
+ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter", "adapter_config.json", "adapter_model.safetensors"
+_BASE = "base.json"
 _INDEX = "model.safetensors.index.json"
 _TRAINER = "trainer/"
 _STATE, _TENSORS = f"{_TRAINER}state.json", f"{_TRAINER}state.safetensors"
@@ -51,7 +54,9 @@ def save_checkpoint(
         _write_json(scratch / CONFIG, model.hf_config() | ids)
         sampling = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
         _write_json(scratch / GENERATION, {"_from_model_config": False, **sampling, **ids, **ends})
-        _write_tensors(scratch / WEIGHTS, model.state_dict())
+        _write_tensors(scratch / WEIGHTS, lora.plain_state(model))
+        if model.adapter is not None:
+            _write_adapter(scratch / ADAPTER, model, tokenizer)
         if tokenizer is not None:
             tokenizer.write_files(scratch)
         if trainer is not None:
@@ -60,13 +65,27 @@ def save_checkpoint(
             _write_tensors(scratch / _TENSORS, trainer.tensors)
 
 
+def _write_adapter(folder: Path, model: Model, tokenizer: Tokenizer | None) -> None:
+    """Write what PEFT reads, and beside it which weights it belongs to."""
+    assert model.adapter is not None
+    folder.mkdir()
+    _write_json(folder / ADAPTER_CONFIG, lora.peft_config(model))
+    _write_json(folder / _BASE, {"model": model.adapter.base, "sha256": model.adapter.base_sha256})
+    _write_tensors(folder / ADAPTER_WEIGHTS, lora.narrow_matrices(model))
+    if tokenizer is not None:
+        tokenizer.write_files(folder)
+
+
 def load_model(folder: Path, *, device: str = "cpu") -> Model:
     """Load a model of either family from a folder that danlu or transformers wrote, as float32.
 
-    Every name and shape must match. Raises CheckpointError naming the file or tensor that is missing, altered or
+    An adapter's folder gives the model it belongs to, with the adapter merged. Every name and shape must match.
+    Raises CheckpointError naming the file or tensor that is missing, altered or
     foreign.
     """
     folder = resolve(Path(folder))
+    if (folder / ADAPTER_CONFIG).is_file():
+        return _load_adapted(folder).to(device).eval()
     _verify(folder, lambda name: name != GENERATION and not name.startswith(_TRAINER))
     _warn_if_edited(folder / GENERATION)
     model = model_from_hf(_config(folder), str(folder / CONFIG))
@@ -74,8 +93,35 @@ def load_model(folder: Path, *, device: str = "cpu") -> Model:
     return model.to(device).eval()
 
 
-def load_weights(folder: Path, model: nn.Module) -> None:
-    """Copy a folder's weights into `model`, every name accounted for."""
+def _load_adapted(folder: Path) -> Model:
+    where = str(folder / ADAPTER_CONFIG)
+    adapter = lora.from_peft_config(storage.read_json(folder / ADAPTER_CONFIG, CheckpointError), where)
+    base = Path(adapter.base)
+    if not base.is_dir():
+        raise CheckpointError(f"{where}: its model {adapter.base} is not here. Put its folder back, or name it there")
+    model = load_model(base)
+    known = storage.read_json(folder / _BASE, CheckpointError) if (folder / _BASE).is_file() else {}
+    if known.get("sha256", "") not in ("", weights_sha256(base)):
+        raise CheckpointError(f"{folder}: is an adapter for another model than {adapter.base} holds now")
+    lora.attach(model, adapter, torch.Generator())
+    lora.take_narrow(model, _load_file(folder / ADAPTER_WEIGHTS), str(folder / ADAPTER_WEIGHTS))
+    merged = model_from_hf(_config(resolve(base)), str(base))
+    merged.load_state_dict(lora.plain_state(model))
+    return merged
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash a checkpoint's weights, as one file; empty where they are in several."""
+    path = resolve(folder) / WEIGHTS
+    return storage.sha256_of(path) if path.is_file() else ""
+
+
+def load_weights(folder: Path, model: Model) -> None:
+    """Copy a folder's weights into `model`, every name accounted for; of an adapted model, the adapter's alone."""
+    if model.adapter is not None:
+        path = folder / ADAPTER / ADAPTER_WEIGHTS
+        lora.take_narrow(model, _load_file(path), str(path))
+        return
     _fill(model, _read_weights(folder), str(folder / WEIGHTS))
 
 
@@ -142,7 +188,7 @@ def resolve(path: Path) -> Path:
     Raises CheckpointError where there is none.
     """
     for folder in (path, path / "best", path / "latest", path / "run" / "best", path / "run" / "latest"):
-        if _holds(folder, CONFIG):
+        if _holds(folder, CONFIG) or _holds(folder, ADAPTER_CONFIG):
             return folder.resolve() if folder.is_symlink() else folder
     if (path / "run.toml").is_file():
         raise CheckpointError(f"{path}: is a run without a checkpoint yet. Go on with danlu train {path} --resume")

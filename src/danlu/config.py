@@ -63,6 +63,9 @@ def parse_budget(text: str) -> Budget:
     return Budget(amount * factor, unit)
 
 
+Objective = Literal["pretrain", "sft", "dpo", "distill"]
+
+
 class Table(BaseModel):
     """Base of every TOML table: unknown keys are errors, types are not guessed, values do not change."""
 
@@ -164,6 +167,33 @@ class ScheduleConfig(Table):
     )
 
 
+class LoraConfig(Table):
+    """The adapter's size."""
+
+    rank: int = Field(default=16, gt=0, description="columns of the narrow matrices")
+    alpha: float = Field(default=32.0, gt=0, description="what they add is scaled by alpha / rank")
+
+
+class DpoConfig(Table):
+    """How two answers to one question are compared."""
+
+    kind: Literal["dpo", "ipo", "simpo"] = Field(
+        default="dpo", description="dpo; ipo: a square, a token's mean; simpo: a token's mean, without a reference"
+    )
+    beta: float = Field(default=0.1, gt=0, description="larger: closer to the reference (simpo: sharper)")
+    gamma: float = Field(default=0.5, ge=0, description="simpo: how far the chosen answer must be ahead")
+
+
+class DistillConfig(Table):
+    """A larger model teaches."""
+
+    teacher: Path | None = Field(
+        default=None, strict=False, description="folder of a model, danlu's or Hugging Face's, with the same tokenizer"
+    )
+    temperature: float = Field(default=2.0, gt=0, description="softens both distributions")
+    hard_share: float = Field(default=0.5, ge=0, le=1, description="share of the text's own loss")
+
+
 class DeviceConfig(Table):
     """Where and how to compute; what is `auto` or 0 is measured at the start and recorded in the plan."""
 
@@ -179,6 +209,46 @@ class DeviceConfig(Table):
     deterministic: bool = Field(default=False, description="CUDA: only deterministic kernels, for bit-exact resume")
 
 
+class FinetuneConfig(Table):
+    """A fine-tuning run, from conversations: what `danlu finetune` packs, and how its run is trained."""
+
+    checkpoint: Path | None = Field(default=None, strict=False, description="checkpoint or run folder to start from")
+    data: tuple[str, ...] = Field(
+        default=(), strict=False, description="conversations: files, folders, globs of .jsonl or .parquet, demo-chat"
+    )
+    objective: Literal["sft", "dpo", "distill"] = Field(
+        default="sft", description="sft: the assistant's words; dpo: preferences; distill: a teacher's distribution"
+    )
+    adapter: Literal["none", "lora"] = Field(
+        default="none", description="lora: the weights stay, narrow matrices beside them learn"
+    )
+    out: Path = Field(default=Path("tuned"), strict=False, description="run folder to make")
+    budget: str = Field(default="2 epochs", description='how long: "300 steps", "2 epochs", "10 min"')
+    replay: Path | None = Field(
+        default=None, strict=False, description="shard folder of pretraining text to go on reading, to forget less"
+    )
+    replay_share: float = Field(default=0.2, ge=0, lt=1, description="its share of all rows")
+    validation_share: float = Field(default=0.05, gt=0, lt=1, description="share of the conversations held out")
+    too_long: Literal["drop", "split"] = Field(
+        default="drop", description="a conversation longer than the context: dropped, or cut before a question; counted"
+    )
+    batch_tokens: int = Field(default=4096, gt=0, description="tokens a step; rounded up to whole rows")
+    seed: int = Field(default=0, ge=0, description="of the order of rows")
+    prompts: tuple[str, ...] = Field(
+        default=("你好，你是谁？",), strict=False, description="questions answered by every sample"
+    )
+    sample_tokens: int = Field(default=60, ge=0, description="tokens of each such answer; 0: none")
+    eval_every: int = Field(default=0, ge=0, description="steps between evaluations; 0: ten over the run")
+    eval_tokens: int = Field(default=32_768, gt=0, description="held-out tokens of an evaluation during the run")
+    checkpoint_every: int = Field(default=0, ge=0, description="steps between checkpoints; 0: ten over the run")
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    device: DeviceConfig = DeviceConfig()
+    lora: LoraConfig = LoraConfig()
+    dpo: DpoConfig = DpoConfig()
+    distill: DistillConfig = DistillConfig()
+
+
 class TrainConfig(Table):
     """A training run. Every key has a default but `data`."""
 
@@ -186,13 +256,18 @@ class TrainConfig(Table):
     data: Path | None = Field(default=None, strict=False, description="shard folder that `danlu prepare` made")
     out: Path = Field(default=Path("run"), strict=False, description="run folder to make")
     init: Path | None = Field(default=None, strict=False, description="checkpoint folder to start from")
-    objective: Literal["pretrain", "sft"] = Field(
-        default="pretrain", description="pretrain: every token of the text; sft: the assistant's words"
+    objective: Objective = Field(
+        default="pretrain",
+        description="pretrain: every token of the text; sft: the assistant's words; dpo: the preferred answer; "
+        "distill: a teacher's distribution",
+    )
+    adapter: Literal["none", "lora"] = Field(
+        default="none", description="lora: the weights stay, narrow matrices beside them learn"
     )
     replay: Path | None = Field(
-        default=None, strict=False, description="sft: shard folder of pretraining text that goes on being read"
+        default=None, strict=False, description="sft, distill: shard folder of pretraining text that goes on being read"
     )
-    replay_share: float = Field(default=0.2, ge=0, lt=1, description="sft: its share of all rows")
+    replay_share: float = Field(default=0.2, ge=0, lt=1, description="its share of all rows")
     budget: str = Field(
         default="10 min", description='how long: "300 steps", "20M tokens", "2 epochs", "10 min", "8 h"'
     )
@@ -219,6 +294,9 @@ class TrainConfig(Table):
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     device: DeviceConfig = DeviceConfig()
+    lora: LoraConfig = LoraConfig()
+    dpo: DpoConfig = DpoConfig()
+    distill: DistillConfig = DistillConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -246,6 +324,12 @@ class TrainConfig(Table):
             if self.context % window:
                 what = f"{where}window {window:,} does not divide context {self.context:,}"
                 raise ValueError(f"{what}. Change --{where}window or --context")
+        if self.adapter != "none" and self.init is None:
+            raise ValueError("adapter: stands beside the weights of a model. Name its folder: --init")
+        if self.objective == "dpo" and self.replay is not None:
+            raise ValueError("objective dpo: reads pairs alone. Replay goes with sft and distill")
+        if (self.objective == "distill") != (self.distill.teacher is not None):
+            raise ValueError("objective distill and a teacher (--distill.teacher) need each other")
         if self.objective != "pretrain" and any(s.window != self.context for s in self.schedule.stretches):
             raise ValueError(f"objective {self.objective}: rows hold whole conversations, so no window is shorter")
         untils = [s.until for s in self.schedule.stretches]

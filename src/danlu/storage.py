@@ -84,13 +84,20 @@ def require_absent(folder: Path) -> None:
             raise OutputError(f"{folder}: exists already. Name another --out, or remove it first")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's whole text atomically: temporary file beside it, fsync, rename, fsync the folder."""
+@contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """Yield a temporary file beside `path`; put it in its place, flushed, only if the block succeeds."""
     with clear_errors(path), _scratch(path.parent, Path.touch) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        yield scratch
         fsync(scratch)
         scratch.rename(path)
         fsync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's whole text atomically."""
+    with replacing(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -141,6 +141,11 @@ class Tokenizer:
         return self._bytes[token_id]
 
     @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Return every entry and its id."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
+    @cached_property
     def special_ids(self) -> dict[str, int]:
         """Map the special tokens' texts to their ids."""
         return {token.content: i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}

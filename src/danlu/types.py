@@ -48,6 +48,11 @@ class Batch:
     segments_BT: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
 
+    @property
+    def scored(self) -> int:
+        """Count the scored tokens."""
+        return int((self.labels_BT != IGNORED).sum())
+
 
 @dataclass(frozen=True, slots=True)
 class ModelOut:

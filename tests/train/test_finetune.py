@@ -1,15 +1,17 @@
 """`danlu finetune`: it learns to answer and to stop, resumes bit for bit, and refuses what it cannot use."""
 
 import json
+import math
 import random
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_run import TINY, assert_same_run, settings
 
 from danlu import log
-from danlu.checkpoint import load_model, load_tokenizer
+from danlu.checkpoint import load_model, load_tokenizer, resolve, save_checkpoint
 from danlu.cli import main
 from danlu.commands.train_ import train
 from danlu.configure import read_tables
@@ -51,6 +53,10 @@ def tuned(base, questions, out, *more, budget="6 steps"):
         "256",
         "--validation-share",
         "0.2",
+        "--eval-every",
+        "10",
+        "--sample-tokens",
+        "0",
     ]
     return ["finetune", *map(str, (base, *flags, *more)), "--json"]
 
@@ -61,7 +67,7 @@ def printed(capsys, argv) -> dict:
 
 
 def test_it_learns_to_answer_and_to_stop(base, questions, tmp_path, capsys, shards_folder):
-    flags = ["--lr", "3e-3", "--muon-lr", "0.02", "--replay", shards_folder, "--replay-share", "0.1"]
+    flags = ["--optim.lr", "3e-3", "--optim.muon-lr", "0.02", "--replay", shards_folder, "--replay-share", "0.1"]
     done = printed(capsys, tuned(base, questions, tmp_path / "run", *flags, budget="80 steps"))
     evaluations = [row for row in log.read_metrics(Path(done["run"])) if row["kind"] == "eval"]
     assert evaluations[-1]["loss_nats_per_token"] < 0.5 * evaluations[0]["loss_nats_per_token"]
@@ -77,9 +83,37 @@ def test_it_learns_to_answer_and_to_stop(base, questions, tmp_path, capsys, shar
     assert json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<|im_end|>"
 
 
-def test_a_run_that_was_cut_short_ends_with_the_same_bits(base, questions, tmp_path, capsys):
-    whole = printed(capsys, tuned(base, questions, tmp_path / "whole"))
-    cut = printed(capsys, tuned(base, questions, tmp_path / "cut"))
+@pytest.fixture(scope="module")
+def preferences(tmp_path_factory):
+    """Two answers to each question, of which the one that ends politely is chosen."""
+    rng, rows = random.Random(1), []
+    for number in range(120):
+        name = rng.choice(list(ANSWERS))
+        answers = {"chosen": ANSWERS[name] + "谢谢！", "rejected": ANSWERS[name] + "不说。"}
+        rows.append({"prompt": f"{name}是什么？{number}", **answers})
+    path = tmp_path_factory.mktemp("chat") / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
+WAYS = {
+    "sft": [],
+    "lora": ["--adapter", "lora", "--lora.rank", "4"],
+    "dpo": ["--objective", "dpo"],
+    "dpo with lora": ["--objective", "dpo", "--adapter", "lora"],
+    "distill": ["--objective", "distill", "--distill.teacher"],
+}
+
+
+def way(name, base):
+    return [*WAYS[name], *([base] if name == "distill" else [])]
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_run_that_was_cut_short_ends_with_the_same_bits(base, questions, preferences, tmp_path, capsys, name):
+    data = preferences if "dpo" in name else questions
+    whole = printed(capsys, tuned(base, data, tmp_path / "whole", *way(name, base)))
+    cut = printed(capsys, tuned(base, data, tmp_path / "cut", *way(name, base)))
     run = Path(cut["run"])
     (run / "summary.json").unlink()
     newest = sorted((run / "checkpoints").iterdir())[-1]
@@ -88,6 +122,99 @@ def test_a_run_that_was_cut_short_ends_with_the_same_bits(base, questions, tmp_p
     assert again["resumed_at"] is not None
     assert again["resumed_at"] < again["step"]
     assert_same_run(whole, again)
+
+
+def test_of_preferences_it_learns_to_tell_chosen_from_rejected(base, preferences, tmp_path, capsys):
+    flags = ["--objective", "dpo", "--optim.lr", "1e-3", "--optim.muon-lr", "2e-3"]
+    done = printed(capsys, tuned(base, preferences, tmp_path / "run", *flags, budget="30 steps"))
+    first, *_, last = [row for row in log.read_metrics(Path(done["run"])) if row["kind"] == "eval"]
+    assert (first["preferred"], first["kl_nats_per_token"]) == (0.5, pytest.approx(0, abs=1e-6))
+    assert first["loss_nats_per_pair"] == pytest.approx(math.log(2), rel=1e-4)
+    assert last["preferred"] > 0.95
+    assert last["kl_nats_per_token"] > 0
+    train = [row for row in log.read_metrics(Path(done["run"])) if row["kind"] == "train"]
+    assert {"loss_nats_per_pair", "preferred", "margin"} < train[0].keys()
+    assert "loss_nats_per_token" not in train[0]
+
+
+def test_an_adapter_is_left_beside_the_merged_model(base, questions, tmp_path, capsys):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    flags = ["--adapter", "lora", "--optim.lr", "5e-3"]
+    done = printed(capsys, tuned(base, questions, tmp_path / "run", *flags, budget="40 steps"))
+    evaluations = [row for row in log.read_metrics(Path(done["run"])) if row["kind"] == "eval"]
+    assert evaluations[-1]["loss_nats_per_token"] < 0.8 * evaluations[0]["loss_nats_per_token"]
+    ids = torch.arange(20)[None]
+    merged = AutoModelForCausalLM.from_pretrained(done["checkpoint"])
+    start = load_model(base)
+    beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(resolve(base)), done["adapter"])
+    with torch.no_grad():
+        torch.testing.assert_close(beside(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(start(ids).logits_BTV, merged(ids).logits, atol=1e-2)
+
+
+def test_a_teacher_is_followed(base, questions, tmp_path, capsys):
+    teacher = printed(capsys, tuned(base, questions, tmp_path / "teacher", "--optim.lr", "3e-3", budget="40 steps"))
+    flags = ["--objective", "distill", "--distill.teacher", teacher["run"], "--optim.lr", "3e-3"]
+    done = printed(capsys, tuned(base, questions, tmp_path / "run", *flags, budget="40 steps"))
+    train = [row for row in log.read_metrics(Path(done["run"])) if row["kind"] == "train"]
+    assert train[-1]["kl_nats_per_token"] < 0.5 * train[0]["kl_nats_per_token"]
+
+
+def test_the_same_keys_may_stand_in_a_toml_file(base, questions, tmp_path, capsys):
+    path = tmp_path / "tune.toml"
+    path.write_text(f'''checkpoint = "{base}"
+data = ["{questions}"]
+out = "{tmp_path / "run"}"
+budget = "2 steps"
+adapter = "lora"
+[lora]
+rank = 2
+''')
+    done = printed(capsys, ["finetune", str(path), "--batch-tokens", "256", "--validation-share", "0.2", "--json"])
+    config = json.loads((Path(done["adapter"]) / "adapter_config.json").read_text())
+    assert (config["r"], done["step"]) == (2, 2)
+    path.write_text('checkpoint = "x"\nadaptor = "lora"\n')
+    assert main(["finetune", str(path)]) == 2
+    assert "unknown key `adaptor` (did you mean `adapter`?)" in capsys.readouterr().err
+
+
+def test_objectives_that_cannot_be_met_are_one_line_each(base, questions, preferences, shards_folder, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(resolve(base), other)
+    (other / "manifest.json").unlink()
+    tables = json.loads((other / "tokenizer.json").read_text())
+    words = tables["model"]["vocab"]
+    one, two = list(words)[5:7]
+    words[one], words[two] = words[two], words[one]
+    (other / "tokenizer.json").write_text(json.dumps(tables))
+    for data, flags, message in (
+        (questions, ["--objective", "dpo"], "is a conversation, not a preference"),
+        (questions, ["--objective", "distill"], "objective distill and a teacher (--distill.teacher) need each other"),
+        (questions, ["--objective", "distill", "--distill.teacher", other], "the teacher has another tokenizer"),
+        (preferences, ["--objective", "dpo", "--replay", shards_folder], "Replay goes with sft and distill"),
+    ):
+        assert main(tuned(base, data, tmp_path / "run", *flags)) == 2
+        assert message in capsys.readouterr().err.strip().splitlines()[-1]
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_an_adapter_needs_the_weights_it_stands_beside(base, questions, tmp_path, capsys):
+    shutil.copytree(base, tmp_path / "base", symlinks=True)
+    flags = ["--adapter", "lora", "--checkpoint-every", "2"]
+    run = Path(printed(capsys, tuned(tmp_path / "base", questions, tmp_path / "run", *flags))["run"])
+    (run / "summary.json").unlink()
+    shutil.rmtree(sorted((run / "checkpoints").iterdir())[-1])
+    start = resolve(tmp_path / "base")
+    model = load_model(start)
+    with torch.no_grad():
+        model.embedding_weight.add_(1)
+    tokenizer = load_tokenizer(start)
+    shutil.rmtree(start)
+    save_checkpoint(start, model, tokenizer)
+    assert main(["finetune", str(run), "--resume"]) == 2
+    assert "was trained with another base" in capsys.readouterr().err
 
 
 def test_transformers_opens_the_result_and_its_template_asks_alike(base, questions, tmp_path, capsys):

@@ -50,7 +50,11 @@ def assert_same_run(a, b):
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     losses = [
-        [(r["step"], r["loss_nats_per_token"]) for r in log.read_metrics(Path(x["run"])) if r["kind"] == "train"]
+        [
+            (r["step"], [value for key, value in r.items() if key.startswith("loss_")])
+            for r in log.read_metrics(Path(x["run"]))
+            if r["kind"] == "train"
+        ]
         for x in (a, b)
     ]
     assert losses[0] == losses[1]

@@ -3,196 +3,157 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from tyro.conf import Positional
+from typing import TYPE_CHECKING, Any
 
 from danlu import storage
-from danlu.commands import finish, required
-from danlu.config import TrainConfig
-from danlu.configure import check, parse_flags, read_tables
+from danlu.commands import finish
+from danlu.config import FinetuneConfig, TrainConfig
+from danlu.configure import check, merge, read_config, read_tables
 from danlu.errors import ConfigError, DataError, OutputError, TokenizerError
 
 if TYPE_CHECKING:
-    from danlu.commands.train_ import Material
-    from danlu.data.chat import Conversation
+    from danlu.data.chat import Conversation, Preference
     from danlu.data.sources import Corpus
-    from danlu.data.template import ChatTemplate
-    from danlu.model import Model
-    from danlu.tokenizer import Tokenizer
+
+USAGE = """usage: danlu finetune CKPT|RUN.toml|RUN_FOLDER --data FILE… [--resume] [--json] [--skip-bad] [--KEY VALUE …]
+
+CKPT         checkpoint folder, or run folder (its best), to start from
+RUN.toml     settings, `checkpoint` among them
+RUN_FOLDER   with --resume: go on with what was recorded there
+--data       conversations: .jsonl or .parquet of messages, conversations, instruction/output, question/answer;
+             preferences for --objective dpo; or demo-chat, which comes with the extra [demo]
+--objective  sft (the assistant's words), dpo (preferred answers), distill (a teacher's distribution)
+--adapter    lora: the weights stay, narrow matrices beside them learn
+--resume     go on from the newest good checkpoint of the run folder, bit for bit; start if there is none
+--skip-bad   pass over records that cannot be used, and count them, instead of stopping at the first
+--json       print one JSON object as the last line
+
+Every key of the settings is a flag (danlu finetune CKPT --help shows them all with their values):
+  danlu finetune runs/nano --data chat.jsonl --replay shards --out tuned --budget "3 epochs"
+  danlu finetune tuned --data pairs.jsonl --objective dpo --out preferred --dpo.beta 0.1"""
 
 TURNS = "turns"
 _OPTIM: dict[str, Any] = {"name": "muon", "muon_steps": 3, "momentum": 0.9}
+_RATES = {
+    "sft": {"lr": 1e-3, "muon_lr": 2e-3},
+    "distill": {"lr": 1e-3, "muon_lr": 2e-3},
+    "dpo": {"lr": 1e-4, "muon_lr": 2e-4},
+}
+_ADAPTER_RATES = {"sft": 2e-3, "distill": 2e-3, "dpo": 5e-4}
 _SCHEDULE = {"warmup_steps": 10, "decay": 1.0}
-
-
-@dataclass(frozen=True)
-class Options:
-    """Teach a model to answer: its tokenizer's chat template, the assistant's words scored, rows packed."""
-
-    checkpoint: Positional[Path | None] = None
-    """checkpoint folder or run folder to start from; with --resume, the run folder to go on with"""
-    data: tuple[str, ...] = ()
-    """conversations: files, folders or globs of .jsonl or .parquet, or `demo-chat`"""
-    objective: Literal["sft"] = "sft"
-    """sft: the assistant's words and the end of its turns"""
-    out: Path = Path("tuned")
-    """run folder to make"""
-    budget: str = "2 epochs"
-    """how long: "300 steps", "2 epochs", "10 min" """
-    replay: Path | None = None
-    """shard folder of pretraining text to go on reading, so that less of it is forgotten"""
-    replay_share: float = 0.2
-    """its share of all rows"""
-    batch_tokens: int = 4096
-    """tokens a step"""
-    lr: float = 5e-4
-    """peak learning rate of AdamW"""
-    muon_lr: float = 1e-3
-    """peak learning rate of Muon"""
-    seed: int = 0
-    """of the order of rows"""
-    validation_share: float = 0.05
-    """share of the conversations held out"""
-    too_long: Literal["drop", "split"] = "drop"
-    """what becomes of a conversation longer than the context: dropped, or cut before a question; both are counted"""
-    prompts: tuple[str, ...] = ("你好，你是谁？",)
-    """questions answered by every sample"""
-    skip_bad: bool = False
-    """pass over records that cannot be read, and count them, instead of stopping at the first"""
-    resume: bool = False
-    """go on from the newest good checkpoint of the run folder, bit for bit"""
-    json: bool = False
-    """print one JSON object as the last line"""
+_COPIED = (
+    "objective",
+    "adapter",
+    "budget",
+    "seed",
+    "replay_share",
+    "prompts",
+    "sample_tokens",
+    "eval_every",
+    "eval_tokens",
+    "checkpoint_every",
+    "optim",
+    "schedule",
+    "device",
+    "lora",
+    "dpo",
+    "distill",
+)
+"""Keys that a run has under the same names."""
+_SWITCHES = ("--json", "--resume", "--skip-bad")
 
 
 def run(argv: list[str]) -> int:
     """Parse, pack, train, print."""
     from danlu.commands.train_ import finished_text, train
 
-    options = parse_flags(Options, argv, "danlu finetune")
-    start = required(options.checkpoint, "CKPT", "name a checkpoint folder or a run folder")
-    recorded = read_tables(str(start)) if options.resume and (start / "run.toml").is_file() else {}
+    flags = [a for a in argv if a not in _SWITCHES]
+    if not flags or flags[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    source, *rest = flags
+    if source.startswith("-"):
+        raise ConfigError(f"danlu finetune: name a checkpoint, a TOML file or a run folder before {source}")
+    recorded = read_tables(source) if "--resume" in argv and (Path(source) / "run.toml").is_file() else {}
     if recorded.get("objective", "pretrain") != "pretrain":  # else it is the model to start from
-        done = train(check(TrainConfig, {**recorded, "out": str(start)}, str(start)), resume=True)
+        config = read_config(TrainConfig, {**recorded, "out": source}, rest, f"danlu finetune {source}")
+        done = train(config, resume=True)
     else:
-        is_new = not options.out.exists()
-        try:
-            done = train(_pack(options, start), resume=True)
-        except (ConfigError, DataError, OutputError, TokenizerError):
-            if is_new and not any(options.out.glob("checkpoints/step-*")):  # what cannot be run leaves nothing behind
-                shutil.rmtree(options.out, ignore_errors=True)
-            raise
-    status = finish(done, finished_text(done), options.json)
+        done = finetune(settings(source, rest), resume="--resume" in argv, skip_bad="--skip-bad" in argv)
+    status = finish(done, finished_text(done), "--json" in argv)
     return status if done["finished"] else 130
 
 
-def _pack(options: Options, start: Path) -> TrainConfig:
+def settings(source: str, flags: Sequence[str] = ()) -> FinetuneConfig:
+    """Read a TOML file, or name a checkpoint; lay flags over it, and both over the objective's own rates."""
+    where = f"danlu finetune {source}"
+    tables = read_tables(source) if source.endswith(".toml") else {"checkpoint": source}
+    asked = read_config(FinetuneConfig, tables, flags, where)
+    rates = _RATES[asked.objective]
+    if asked.adapter != "none":
+        rates = {**rates, "lr": _ADAPTER_RATES[asked.objective]}
+    return read_config(FinetuneConfig, merge({"optim": _OPTIM | rates, "schedule": _SCHEDULE}, tables), flags, where)
+
+
+def finetune(config: FinetuneConfig, resume: bool = False, skip_bad: bool = False) -> dict[str, Any]:
+    """Fine-tune as `config` says and return what `danlu finetune --json` prints. Raises as `train` does."""
+    from danlu.commands.train_ import train
+
+    is_new = not config.out.exists()
+    try:
+        done = train(_pack(config, resume, skip_bad), resume=True)
+    except (ConfigError, DataError, OutputError, TokenizerError):
+        if is_new and not any(config.out.glob("checkpoints/step-*")):  # what cannot be run leaves nothing behind
+            shutil.rmtree(config.out, ignore_errors=True)
+        raise
+    adapter = Path(done["checkpoint"]) / "adapter"
+    return done | ({"adapter": str(adapter)} if adapter.is_dir() else {})
+
+
+def _pack(config: FinetuneConfig, resume: bool, skip_bad: bool) -> TrainConfig:
     """Pack the conversations into the run folder, unless they are there, and return the run's settings."""
     from danlu.checkpoint import load_model, load_tokenizer, resolve
     from danlu.data.prepare_turns import prepare_turns
     from danlu.data.sources import Corpus
     from danlu.data.template import ChatTemplate
 
-    if not options.data:
-        raise ConfigError("danlu finetune: no conversations are named. Give --data FILE…")
-    start, turns = resolve(start), options.out / TURNS
+    if config.checkpoint is None or not config.data:
+        what = "checkpoint is" if config.checkpoint is None else "conversations are"
+        raise ConfigError(f"danlu finetune: no {what} named. Write danlu finetune CKPT --data FILE… --out FOLDER")
+    start, turns = resolve(config.checkpoint), config.out / TURNS
     model, template = load_model(start), ChatTemplate(load_tokenizer(start))
     template.end_of_turn()
-    tables = {
-        "objective": options.objective,
+    row = model.context * (2 if config.objective == "dpo" else 1)  # the two sides of a pair share one
+    tables = config.model_dump(mode="json", include=set(_COPIED)) | {
         "data": str(turns),
-        "out": str(options.out),
+        "out": str(config.out),
         "init": str(start),
-        "budget": options.budget,
-        "seed": options.seed,
-        "context": model.context,
-        "batch_tokens": -(-options.batch_tokens // model.context) * model.context,
-        "replay_share": options.replay_share,
-        "prompts": list(options.prompts),
+        "replay": None if config.replay is None else str(config.replay),
+        "context": row,
+        "batch_tokens": -(-config.batch_tokens // row) * row,
         "model": model.config.model_dump(mode="json"),
-        "optim": _OPTIM | {"lr": options.lr, "muon_lr": options.muon_lr},
-        "schedule": _SCHEDULE,
     }
-    if options.replay is not None:
-        tables["replay"] = str(options.replay)
-    config = check(TrainConfig, tables, "danlu finetune")
-    if options.resume and turns.is_dir():
-        return config
-    storage.require_absent(options.out)
-    corpus = Corpus(options.data, text_key=None, skip_bad=options.skip_bad)
-    about: dict[str, Any] = {"sources": list(options.data)}
-    prepare_turns(
-        _answered(corpus, about),
-        template,
-        model.context,
-        turns,
-        options.validation_share,
-        options.too_long,
-        about,
-        corpus.bad,
-    )
-    return config
+    training = check(TrainConfig, tables, "danlu finetune")
+    if resume and turns.is_dir():
+        return training
+    storage.require_absent(config.out)
+    corpus = Corpus(config.data, text_key=None, skip_bad=skip_bad)
+    about: dict[str, Any] = {"sources": list(config.data)}
+    records = _of_kind(corpus, config.objective == "dpo", about)
+    prepare_turns(records, template, model.context, turns, config.validation_share, config.too_long, about, corpus.bad)
+    return training
 
 
-def _answered(corpus: Corpus, about: dict[str, Any]) -> Iterator[Conversation]:
-    """Yield the conversations, a preference being a bad record; at the end, note how many were passed over."""
-    from danlu.data.chat import Conversation, Conversations
+def _of_kind(corpus: Corpus, preferences: bool, about: dict[str, Any]) -> Iterator[Conversation | Preference]:
+    """Yield the records, those of the other kind being bad; at the end, note how many were passed over."""
+    from danlu.data.chat import Conversations, Preference
 
     for record in Conversations(corpus):
-        if isinstance(record, Conversation):
+        if isinstance(record, Preference) == preferences:
             yield record
         else:
-            corpus.bad(f"{record.source}, record {record.id}: is a preference, not a conversation")
+            kinds = ("a conversation, not a preference", "a preference, not a conversation")
+            corpus.bad(f"{record.source}, record {record.id}: is {kinds[not preferences]}")
     about["skipped"] = corpus.skipped
-
-
-def material_of_conversations(config: TrainConfig) -> Material:
-    """Open packed conversations, and the text to replay. Raises DataError where a folder is missing or another's."""
-    from danlu.commands.train_ import Material
-    from danlu.data.shards import open_shards
-    from danlu.data.template import ChatTemplate
-    from danlu.data.turns import WithReplay, open_turns
-    from danlu.evaluate.answers import AnswerSet
-    from danlu.evaluate.loss import ValidationSet
-    from danlu.tokenizer import Tokenizer
-
-    if config.data is None or config.init is None:
-        raise ConfigError("objective sft: needs `data`, packed conversations, and `init`: use danlu finetune")
-    turns = open_turns(config.data)
-    tokenizer = Tokenizer.load(turns.tokenizer_folder)
-    template = ChatTemplate(tokenizer)
-    kept = tokenizer.ending_with(template.end_of_turn())
-    answers = AnswerSet(turns, tokenizer, config.context, config.eval_tokens)
-    blocks, replayed = turns, None
-    if config.replay is not None:
-        text = open_shards(config.replay)
-        if text.fingerprint != turns.fingerprint:
-            raise TokenizerError(f"{config.replay}: was made with another tokenizer than {config.init} has")
-        blocks, replayed = WithReplay(turns, text, config.replay_share), ValidationSet(text, kept, config.eval_tokens)
-
-    def evaluate(model: Model) -> dict[str, float]:
-        found = answers.score(model).as_dict()
-        if replayed is not None:
-            found["text_bits_per_char"] = replayed.score(model, config.context).bits_per_char
-        return found
-
-    return Material(blocks, kept, turns.manifest, evaluate, _answerer(config, kept, template))
-
-
-def _answerer(config: TrainConfig, tokenizer: Tokenizer, template: ChatTemplate) -> Any:
-    from danlu.data.chat import Message
-    from danlu.infer.engine import generate
-
-    def sample(model: Model) -> list[tuple[str, str]]:
-        asked = [(prompt, template.prompt([Message("user", prompt)])) for prompt in config.prompts]
-        count = config.sample_tokens
-        return [
-            (prompt, generate(model, tokenizer, ids, max_new_tokens=count, seed=config.seed).texts[0])
-            for prompt, ids in (asked if count else [])
-        ]
-
-    return sample

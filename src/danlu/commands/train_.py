@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from danlu.data.batches import Blocks
     from danlu.model import Model
     from danlu.tokenizer import Tokenizer
+    from danlu.train.objectives import Objective
     from danlu.train.trainer import Evaluate, Sample
 
 USAGE = """usage: danlu train RUN.toml|PRESET|RUN_FOLDER [--resume] [--json] [--KEY VALUE …]
@@ -67,11 +68,12 @@ def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
     from danlu.train.run import open_run
     from danlu.train.trainer import Trainer
 
-    if config.objective == "sft":
-        from danlu.commands.finetune_ import material_of_conversations as material_of
+    if config.objective == "pretrain":
+        material = _material_of_text(config)
     else:
-        material_of = _material_of_text
-    material = material_of(config)
+        from danlu.commands.tuning import material_of_conversations
+
+        material = material_of_conversations(config)
     model = _model(config, material.blocks, material.tokenizer)
     is_new = not config.out.exists()
     finished = open_run(config, resume)
@@ -83,6 +85,7 @@ def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
         material.blocks,
         model,
         material.tokenizer,
+        material.objective,
         start=material.start,
         evaluate=material.evaluate,
         sample=material.sample,
@@ -108,6 +111,7 @@ class Material:
     evaluate: Evaluate
     sample: Sample
     start: Callable[[Model], object] | None = None
+    objective: Objective | None = None
 
 
 def _material_of_text(config: TrainConfig) -> Material:
@@ -139,8 +143,9 @@ def _model(config: TrainConfig, blocks: Blocks, tokenizer: Tokenizer) -> Model:
 
     if config.init is None:
         return build_model(config.model, blocks.vocab_size, config.context, seed_for(config.seed, "model"))
-    model = build_model(config.model, blocks.vocab_size, config.context)
     begun = load_model(config.init)
+    context = begun.context if config.objective == "dpo" else config.context  # whose rows hold two of them
+    model = build_model(config.model, blocks.vocab_size, context)
     if (begun.config.architecture(), begun.vocab_size) != (config.model.architecture(), blocks.vocab_size):
         raise CheckpointError(
             f"{config.init}: its architecture is not [model] of this run. Use the settings it was made with"
@@ -151,7 +156,20 @@ def _model(config: TrainConfig, blocks: Blocks, tokenizer: Tokenizer) -> Model:
             f"{config.init}: has another tokenizer than the shards in {config.data}. "
             f"Repack: danlu prepare … --tokenizer {config.init} --out <folder>"
         )
+    if config.adapter == "lora":
+        _attach_adapter(model, config, config.init)
     return model
+
+
+def _attach_adapter(model: Model, config: TrainConfig, base: Path) -> None:
+    import torch
+
+    from danlu.checkpoint import resolve, weights_sha256
+    from danlu.model.lora import Adapter, attach
+    from danlu.train.devices import seed_for
+
+    adapter = Adapter(config.lora.rank, config.lora.alpha, str(resolve(base).absolute()), weights_sha256(base))
+    attach(model, adapter, torch.Generator().manual_seed(seed_for(config.seed, "adapter")))
 
 
 def _sampler(config: TrainConfig, tokenizer: Tokenizer) -> Sample:

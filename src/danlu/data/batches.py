@@ -16,15 +16,21 @@ import torch
 
 from danlu.types import IGNORED, Batch, BatchPlan
 
+REFERENCE = "reference_BT"
+"""What a batch's extras call what its labels cost a reference model."""
 _ROUNDS = 4
 
 
 class Block(NamedTuple):
-    """Input ids_L, labels_L (-100: not scored), and which document or conversation each belongs to, if that matters."""
+    """Input ids_L, labels_L (-100: not scored), and which document or conversation each belongs to, if that matters.
+
+    `reference_L` is what each label costs a reference model, in nats, where an objective compares with one.
+    """
 
     ids_L: np.ndarray
     labels_L: np.ndarray
     segments_L: np.ndarray | None = None
+    reference_L: np.ndarray | None = None
 
 
 class Blocks(Protocol):
@@ -63,12 +69,19 @@ def batch(blocks: Blocks, plan: BatchPlan, seed: int, step: int, rows: slice | N
     for epoch in np.unique(wanted // per_epoch):
         inside = wanted[wanted // per_epoch == epoch] % per_epoch
         parts += [blocks.block(plan, int(b)) for b in permute(inside, per_epoch, seed, int(epoch))]
-    ids_BT = np.stack([part.ids_L for part in parts]).reshape(-1, stretch.window)
-    labels_BT = np.stack([part.labels_L for part in parts]).reshape(-1, stretch.window)
-    chosen = np.flatnonzero((labels_BT != IGNORED).any(1))[rows or slice(None)]
-    segments = [part.segments_L for part in parts if part.segments_L is not None]
-    segments_BT = torch.from_numpy(np.stack(segments).reshape(-1, stretch.window)[chosen]) if segments else None
-    return Batch(torch.from_numpy(ids_BT[chosen]), torch.from_numpy(labels_BT[chosen]), segments_BT)
+    ids_BT, labels_BT, segments_BT, reference_BT = (
+        None if arrays[0] is None else torch.from_numpy(np.stack(arrays).reshape(-1, stretch.window))
+        for arrays in zip(*parts, strict=True)
+    )
+    assert ids_BT is not None
+    assert labels_BT is not None
+    chosen = (labels_BT != IGNORED).any(1).nonzero().flatten()[rows or slice(None)]
+    return Batch(
+        ids_BT[chosen],
+        labels_BT[chosen],
+        None if segments_BT is None else segments_BT[chosen],
+        {} if reference_BT is None else {REFERENCE: reference_BT[chosen]},
+    )
 
 
 def permute(index: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:

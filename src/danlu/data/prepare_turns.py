@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from danlu import storage
-from danlu.data.chat import Conversation, Message, first_question, words
+from danlu.data.chat import Conversation, Message, Messages, Preference, first_question, words
 from danlu.data.dedup import ExactDedup, normalised_hash
 from danlu.data.shards import SPLITS
 from danlu.data.template import ChatTemplate, Encoded
@@ -85,7 +85,7 @@ class _Split:
 
 
 def prepare_turns(
-    conversations: Iterable[Conversation],
+    records: Iterable[Conversation | Preference],
     template: ChatTemplate,
     context: int,
     out: Path,
@@ -94,12 +94,13 @@ def prepare_turns(
     about: dict[str, Any] | None = None,
     bad: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Write a folder of packed conversations and return its manifest.
+    """Write a folder of packed conversations, or of preferences alone, and return its manifest.
 
-    A conversation goes to the validation split by the hash of its first question, so that copies fall on one side; an
-    exact copy of another is left out. One that does not fit into `context` + 1 tokens is dropped, or cut before a
-    question (with `too_long="split"`); both are counted. Raises DataError where a split stays empty, or a conversation
-    cannot be encoded: `bad`, if given, is told of it instead, and may let it be passed over.
+    A record goes to the validation split by the hash of its first question, so that copies fall on one side; an exact
+    copy of another is left out. A conversation that does not fit into `context` + 1 tokens is dropped, or cut before a
+    question (with `too_long="split"`); both are counted. Of a preference both sides must fit; they share a row of twice
+    the context. Raises DataError where a split stays empty, or a record cannot be encoded: `bad`, if given, is told of
+    it instead, and may let it be passed over.
 
     Memory: some 40 bytes a conversation at most; tokens go to the disk as they come.
     """
@@ -108,12 +109,14 @@ def prepare_turns(
     with storage.new_folder(out, manifest) as scratch:
         with ExitStack() as files:
             splits = {name: _Split(scratch, name, files) for name in SPLITS}
-            for question, pieces in _encoded(conversations, template, context + 1, too_long, counts, bad or _refuse):
-                held_out = normalised_hash(question) < validation_share * 2**64
+            together = 1
+            for record, pieces in _encoded(records, template, context, too_long, counts, bad or _refuse):
+                held_out = normalised_hash(first_question(_sides(record)[0])) < validation_share * 2**64
+                together = len(_sides(record))
                 for encoded in pieces:
                     splits[SPLITS[held_out]].add(encoded)
         _require_both(splits, counts, context, validation_share)
-        entries = {name: _write_rows(scratch, name, split, context) for name, split in splits.items()}
+        entries = {name: _write_rows(scratch, name, split, context, together) for name, split in splits.items()}
         template.tokenizer.write_files(scratch / "tokenizer")
         address = hashlib.sha256(template.tokenizer.fingerprint.encode())
         for path in sorted(scratch.glob("*.npy")):
@@ -134,25 +137,32 @@ def prepare_turns(
 
 
 def _encoded(
-    conversations: Iterable[Conversation],
+    records: Iterable[Conversation | Preference],
     template: ChatTemplate,
-    longest: int,
+    context: int,
     too_long: TooLong,
     counts: Counts,
     bad: Callable[[str], None],
-) -> Iterator[tuple[str, list[Encoded]]]:
-    """Yield each conversation's first question, and what of the conversation is kept."""
+) -> Iterator[tuple[Conversation | Preference, list[Encoded]]]:
+    """Yield each record, and what of it is kept."""
     seen = ExactDedup()
-    for conversation in conversations:
-        is_new = seen.is_new(words(conversation.messages))
+    for record in records:
+        is_new = seen.is_new("\0".join(words(side) for side in _sides(record)))
         try:
-            pieces = list(_pieces(conversation, template, longest, too_long, counts)) if is_new else []
+            pieces = list(_pieces(record, template, context, too_long, counts)) if is_new else []
         except (DataError, TokenizerError) as error:
-            bad(f"{conversation.source}, record {conversation.id}: {error}")
+            bad(f"{record.source}, record {record.id}: {error}")
             continue
         counts.conversations += 1
         counts.dropped[_COPY] += not is_new
-        yield first_question(conversation.messages), pieces
+        yield record, pieces
+
+
+def _sides(record: Conversation | Preference) -> list[Messages]:
+    """Return the conversations that a record holds."""
+    if isinstance(record, Conversation):
+        return [record.messages]
+    return [record.prompt + record.chosen, record.prompt + record.rejected]
 
 
 def _refuse(message: str) -> NoReturn:
@@ -160,15 +170,17 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _pieces(
-    conversation: Conversation, template: ChatTemplate, longest: int, too_long: TooLong, counts: Counts
+    record: Conversation | Preference, template: ChatTemplate, context: int, too_long: TooLong, counts: Counts
 ) -> Iterator[Encoded]:
-    """Yield a conversation, or what of it fits: from the first on, as many turns as go together."""
-    encoded = template.encode(conversation.messages)
-    if len(encoded.ids) <= longest:
-        yield encoded
+    """Yield a conversation, or what of it fits: from the first on, as many turns as go together; or a pair's sides."""
+    encoded = [template.encode(side) for side in _sides(record)]
+    if all(len(side.ids) - 1 <= context for side in encoded):
+        asked = len(template.prompt(record.prompt)) if isinstance(record, Preference) else 0
+        for side in encoded:  # of a pair the last answers are compared, not what both have said before
+            yield Encoded(side.ids, [False] * asked + side.scored[asked:])
         return
     found = 0
-    for turns in _cut(conversation.messages, template, longest) if too_long == "split" else ():
+    for turns in _cut(_sides(record)[0], template, context + 1) if too_long == "split" and len(encoded) == 1 else ():
         found += 1
         yield template.encode(turns)
     counts.cut += found > 0
@@ -202,23 +214,24 @@ def _require_both(splits: dict[str, _Split], counts: Counts, context: int, valid
             )
 
 
-def _write_rows(folder: Path, name: str, split: _Split, context: int) -> dict[str, Any]:
-    """Pack a split's conversations into rows; return its entry of the manifest."""
+def _write_rows(folder: Path, name: str, split: _Split, context: int, together: int) -> dict[str, Any]:
+    """Pack a split's conversations into rows, each `together` of them into one; return its entry of the manifest."""
     ends = np.load(folder / f"{name}-ends.npy")
     tokens = int(ends[-1])
     lengths = np.diff(ends, prepend=0).astype(np.int32) - 1
     del ends
     rows = 0
     with _Column(folder / f"{name}-rows.npy", np.int64) as column:
-        for block in pack(lengths, context):
-            rows += len(block)
+        for groups in pack(lengths.reshape(-1, together).sum(1), context * together):
+            rows += len(groups)
+            block = (groups[..., None] * together + np.arange(together)).reshape(len(groups), -1)
             column.add(np.pad(block, ((0, 0), (0, 1)), constant_values=-1).ravel())
     return {
         "conversations": split.conversations,
         "tokens": tokens,
         "scored_tokens": split.scored_tokens,
         "rows": rows,
-        "filled": (tokens - split.conversations) / (rows * context),
+        "filled": (tokens - split.conversations) / (rows * context * together),
     }
 
 

@@ -3,12 +3,15 @@
 Per split `<split>-ids.npy`, `<split>-scored.npy` (one entry a token), `<split>-ends.npy` (where each conversation
 ends) and `<split>-rows.npy` (which conversations share a row: their numbers one after another, -1 after each row's
 last); `tokenizer/`; `manifest.json`, written last. A conversation never crosses a row, and each row tells its
-conversations apart by segments, so that none sees another.
+conversations apart by segments, so that none sees another. Of preferences, each two conversations are a pair, chosen
+and rejected, one after the other in one row; what their tokens cost the reference model comes as
+`<split>-reference.npy` when a run begins.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +26,7 @@ from danlu.tokenizer import TOKENIZER_JSON
 from danlu.types import IGNORED, BatchPlan
 
 FORMAT = "turns-1"
+ARRAYS, REFERENCE = ("ids", "scored", "ends", "rows"), "reference"
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,16 @@ class Packed:
     scored: np.ndarray
     ends: np.ndarray
     rows: np.ndarray
+    reference: np.ndarray | None = None
 
     @cached_property
     def row_ends(self) -> np.ndarray:
         """Return where each row's list of conversations ends."""
         return np.flatnonzero(self.rows == -1)
 
-    def conversation(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a conversation's ids and which of them are scored."""
-        start = int(self.ends[number - 1]) if number else 0
-        part = slice(start, int(self.ends[number]))
-        return self.ids[part].astype(np.int64), np.asarray(self.scored[part])
+    def tokens(self, number: int) -> slice:
+        """Return where a conversation's tokens lie."""
+        return slice(int(self.ends[number - 1]) if number else 0, int(self.ends[number]))
 
     def row(self, number: int) -> list[int]:
         """Return the numbers of the conversations that share a row."""
@@ -57,10 +60,11 @@ class Turns(Prepared):
 
     @cached_property
     def _splits(self) -> dict[str, Packed]:
-        def load(name: str, key: str) -> np.ndarray:
-            return np.load(self.folder / f"{name}-{key}.npy", mmap_mode="r")
+        def load(name: str, key: str) -> np.ndarray | None:
+            path = self.folder / f"{name}-{key}.npy"
+            return None if key == REFERENCE and not path.is_file() else np.load(path, mmap_mode="r")
 
-        return {name: Packed(*(load(name, key) for key in ("ids", "scored", "ends", "rows"))) for name in SPLITS}
+        return {name: Packed(*(load(name, key) for key in (*ARRAYS, REFERENCE))) for name in SPLITS}  # pyright: ignore
 
     def split(self, name: str) -> Packed:
         """Return a split."""
@@ -79,14 +83,31 @@ class Turns(Prepared):
         split = self.split(name)
         ids_L = np.full(context, self.eos_id, np.int64)
         labels_L, segments_L = np.full(context, IGNORED, np.int64), np.zeros(context, np.int64)
-        at = 0
-        for segment, member in enumerate(split.row(number), 1):
-            ids, scored = split.conversation(member)
-            part = slice(at, at + len(ids) - 1)
-            ids_L[part], segments_L[part] = ids[:-1], segment
-            labels_L[part] = np.where(scored[1:], ids[1:], IGNORED)
-            at += len(ids) - 1
-        return Block(ids_L, labels_L, segments_L)
+        reference_L = None if split.reference is None else np.zeros(context, np.float32)
+        for segment, (member, part) in enumerate(self.places(name, number), 1):
+            tokens = split.tokens(member)
+            after = slice(tokens.start + 1, tokens.stop)
+            ids_L[part], segments_L[part] = split.ids[tokens][:-1], segment
+            labels_L[part] = np.where(split.scored[after], split.ids[after], IGNORED)
+            if reference_L is not None and split.reference is not None:
+                reference_L[part] = split.reference[after]
+        return Block(ids_L, labels_L, segments_L, reference_L)
+
+    def places(self, name: str, number: int) -> Iterator[tuple[int, slice]]:
+        """Yield the conversations of a row, each with where in it its inputs stand."""
+        split, at = self.split(name), 0
+        for member in split.row(number):
+            tokens = split.tokens(member)
+            stop = at + tokens.stop - tokens.start - 1
+            yield member, slice(at, stop)
+            at = stop
+
+    def write_reference(self, name: str, reference: np.ndarray) -> None:
+        """Keep what every token of a split costs the reference model, in nats."""
+        path = self.folder / f"{name}-{REFERENCE}.npy"
+        with storage.replacing(path) as scratch, scratch.open("wb") as file:
+            np.save(file, reference)
+        self.__dict__.pop("_splits", None)
 
 
 def open_turns(folder: Path) -> Turns:

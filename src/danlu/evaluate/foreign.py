@@ -16,6 +16,7 @@ from danlu import checkpoint, log, storage
 from danlu.errors import CheckpointError, TokenizerError
 from danlu.evaluate.loss import Encoder
 from danlu.model import FAMILIES
+from danlu.model.layers import document_mask, positions_in_segments
 from danlu.types import IGNORED, ModelOut
 
 _LOGITS_AT_ONCE = 1 << 27
@@ -40,17 +41,28 @@ class ForeignModel(nn.Module):
         self.inner = inner
         self.compute_dtype = torch.float32
 
-    def forward(self, ids_BT: Tensor, labels: Tensor) -> ModelOut:
-        """Return nll_BT in nats; rows are computed a few at a time, for their logits are large."""
+    def forward(self, ids_BT: Tensor, labels: Tensor | None = None, segments: Tensor | None = None) -> ModelOut:
+        """Return nll_BT in nats, rows a few at a time, for their logits are large; without labels, the logits."""
+        if labels is None:
+            return ModelOut(logits_BTV=self._logits(ids_BT, segments))
         rows = max(1, _LOGITS_AT_ONCE // (ids_BT.shape[1] * self.inner.config.vocab_size))
         parts = zip(ids_BT.split(rows), labels.split(rows), strict=True)
         return ModelOut(nll_BT=torch.cat([self._nll(ids, wanted) for ids, wanted in parts]))
 
     def _nll(self, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
+        logits_BTV = self._logits(ids_BT, None)
+        return F.cross_entropy(logits_BTV.float().mT, labels_BT, reduction="none", ignore_index=IGNORED)
+
+    def _logits(self, ids_BT: Tensor, segments_BT: Tensor | None) -> Tensor:
+        apart: dict[str, Tensor] = {}
+        if segments_BT is not None:
+            seen = document_mask(segments_BT)
+            lowest = torch.finfo(torch.float32).min
+            apart["attention_mask"] = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, lowest)
+            apart["position_ids"] = positions_in_segments(segments_BT)
         lower = self.compute_dtype != torch.float32
         with torch.autocast(ids_BT.device.type, self.compute_dtype, enabled=lower):
-            logits_BTV = self.inner(input_ids=ids_BT, use_cache=False).logits
-        return F.cross_entropy(logits_BTV.float().mT, labels_BT, reduction="none", ignore_index=IGNORED)
+            return self.inner(input_ids=ids_BT, use_cache=False, **apart).logits
 
 
 class ForeignTokenizer:

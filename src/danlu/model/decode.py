@@ -51,14 +51,14 @@ class OneRow:
         H, G, K, dtype, position = self.heads, self.groups, self.head_dim, self.dtype, cache.lengths[0]
         x_D = self.embedding_VD[ids_BT[0, 0]].float().clone()
         for layer, (weights, rotation) in enumerate(zip(self.layers, self._rotations(position), strict=True)):
-            heads = torch.mv(weights.qkv, self._norm(x_D, weights.attention_norm)).view(H + 2 * G, K)
+            heads = torch.mv(weights.qkv.weight, self._norm(x_D, weights.attention_norm)).view(H + 2 * G, K)
             _normalise_and_rotate(heads[: H + G], rotation, self.eps)
             k_GSK, v_GSK = cache.append_token(layer, heads[H:].view(2, G, K))
             # the queries that share a key head look at the same keys, as if they were tokens of one head
             mixed = F.scaled_dot_product_attention(heads[:H].view(1, G, H // G, K), k_GSK[None], v_GSK[None])
-            x_D += torch.mv(weights.o, mixed.view(-1))
-            gate, up = torch.mv(weights.gate_up, self._norm(x_D, weights.mlp_norm)).chunk(2)
-            x_D += torch.mv(weights.down, F.silu(gate).mul_(up))
+            x_D += torch.mv(weights.o.weight, mixed.view(-1))
+            gate, up = torch.mv(weights.gate_up.weight, self._norm(x_D, weights.mlp_norm)).chunk(2)
+            x_D += torch.mv(weights.down.weight, F.silu(gate).mul_(up))
         cache.advance(1)
         return torch.mv(self.head_VD, self._norm(x_D, self.last_norm.weight)).to(dtype)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from danlu.config import ModelConfig
 from danlu.model import kernels
 from danlu.model.cache import Cache
+from danlu.model.lora import Adapter
 from danlu.types import ModelOut
 
 Attention = Literal["sdpa", "blocked"]
@@ -32,6 +33,7 @@ class Model(nn.Module, ABC):
         self.config, self.vocab_size, self.context = config, vocab_size, context
         self.compute_dtype = torch.float32
         self.attention: Attention = "sdpa"
+        self.adapter: Adapter | None = None
 
     @abstractmethod
     def forward(

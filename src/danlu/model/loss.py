@@ -29,9 +29,10 @@ class _ChunkedNll(torch.autograd.Function):
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, learns: bool
     ) -> Tensor:
         eager = learns and hidden_ND.device.type == "cpu" and any(ctx.needs_input_grad[:3])
+        wanted = ctx.needs_input_grad[1:3]
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N)
         nll_N = torch.zeros(hidden_ND.shape[0], dtype=torch.float32, device=hidden_ND.device)
-        grads = _Gradients(hidden_ND, weight_VD, bias_V) if eager else None
+        grads = _Gradients(hidden_ND, weight_VD, bias_V, wanted) if eager else None
         for chunk in _chunks(hidden_ND):
             nll_N[chunk] = _chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk, None)
         ctx.grads = grads
@@ -48,40 +49,42 @@ class _ChunkedNll(torch.autograd.Function):
             if scored.numel() == 0 or bool((scored == scored[0]).all()):
                 grads.scale(scored[0] if scored.numel() else upstream_N.sum() * 0)
                 return (*grads.result(), None, None)
-        grads = _Gradients(hidden_ND, weight_VD, bias_V)
+        grads = _Gradients(hidden_ND, weight_VD, bias_V, ctx.needs_input_grad[1:3])
         for chunk in _chunks(hidden_ND):
             _chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk, upstream_N[chunk])
         return (*grads.result(), None, None)
 
 
 class _Gradients:
-    """Gradients of hidden, weight and bias; the weight's is summed in float32."""
+    """Gradients of hidden and, where `wanted`, of weight and bias; the weight's is summed in float32."""
 
-    def __init__(self, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None):
+    def __init__(self, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, wanted: tuple[bool, bool]):
         self.hidden_ND = torch.zeros_like(hidden_ND)
-        self.weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
-        self.bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
+        self.weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wanted[0] else None
+        self.bias_V = torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and wanted[1] else None
         self._types = (weight_VD.dtype, None if bias_V is None else bias_V.dtype)
 
     def add(self, chunk: slice, slope_CV: Tensor, hidden_CD: Tensor, weight_VD: Tensor) -> None:
         """Add a chunk's share; `slope_CV` is the loss's derivative by the logits."""
         self.hidden_ND[chunk] = slope_CV @ weight_VD
-        share_VD = slope_CV.mT @ hidden_CD
-        self.weight_VD += share_VD
+        if self.weight_VD is not None:
+            share_VD = slope_CV.mT @ hidden_CD
+            self.weight_VD += share_VD
         if self.bias_V is not None:
             self.bias_V += slope_CV.sum(0, dtype=torch.float32)
 
     def scale(self, factor: Tensor) -> None:
         """Multiply all by a scalar."""
         self.hidden_ND *= factor.to(self.hidden_ND.dtype)
-        self.weight_VD *= factor
-        if self.bias_V is not None:
-            self.bias_V *= factor
+        for grad in (self.weight_VD, self.bias_V):
+            if grad is not None:
+                grad *= factor
 
-    def result(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the three in their inputs' types."""
-        bias = None if self.bias_V is None or self._types[1] is None else self.bias_V.to(self._types[1])
-        return self.hidden_ND, self.weight_VD.to(self._types[0]), bias
+    def result(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the three in their inputs' types, None where not wanted."""
+        pairs = zip((self.weight_VD, self.bias_V), self._types, strict=True)
+        weight, bias = (None if grad is None or dtype is None else grad.to(dtype) for grad, dtype in pairs)
+        return self.hidden_ND, weight, bias
 
 
 def _chunks(hidden_ND: Tensor) -> list[slice]:

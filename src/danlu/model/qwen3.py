@@ -26,6 +26,7 @@ from danlu.model.config_json import checked, hf_size, hf_table, hf_value
 from danlu.model.kernels import rms_norm, rotate, swiglu
 from danlu.model.layers import Attention as Kernel
 from danlu.model.layers import Model, attend, document_mask, join_rows, lay_side_by_side, rope_tables
+from danlu.model.lora import Projection, narrow, project
 from danlu.model.loss import chunked_nll
 from danlu.types import ModelOut
 
@@ -34,12 +35,12 @@ class Joined(NamedTuple):
     """A block's weights: matrices in the compute type, one tensor for one matrix product; scales in float32."""
 
     attention_norm: Tensor
-    qkv: Tensor
+    qkv: Projection
     qk_scale: Tensor
-    o: Tensor
+    o: Projection
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Projection
+    down: Projection
 
 
 class Frozen(NamedTuple):
@@ -92,12 +93,12 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Mix tokens; x_BTD is normalised already."""
         H, G = self.heads, self.groups
-        qkv_BTNK = F.linear(x_BTD, joined.qkv).unflatten(-1, (H + 2 * G, -1))
+        qkv_BTNK = project(x_BTD, joined.qkv).unflatten(-1, (H + 2 * G, -1))
         qk_BTNK, v_BTGK = qkv_BTNK.split([H + G, G], 2)
         q_BTHK, k_BTGK = rotate(rms_norm(qk_BTNK, joined.qk_scale, self.eps), *rope).split([H, G], 2)
         k_BGSK, v_BGSK = past(k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2))
         y_BHTK = attend(q_BTHK.transpose(1, 2), k_BGSK, v_BGSK, mask, kernel=kernel)
-        return F.linear(y_BHTK.transpose(1, 2).flatten(2), joined.o)
+        return project(y_BHTK.transpose(1, 2).flatten(2), joined.o)
 
 
 class FeedForward(nn.Module):
@@ -113,7 +114,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor, joined: Joined) -> Tensor:
         """Transform every token by itself."""
-        return F.linear(swiglu(F.linear(x_BTD, joined.gate_up)), joined.down)
+        return project(swiglu(project(x_BTD, joined.gate_up)), joined.down)
 
 
 class Block(nn.Module):
@@ -125,17 +126,17 @@ class Block(nn.Module):
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
-    def join(self, dtype: torch.dtype) -> Joined:
-        """Return this block's weights, joined and cast."""
+    def join(self, joiner: Callable[[list[nn.Linear]], Projection]) -> Joined:
+        """Return this block's weights, those that read the same input joined."""
         a, m = self.self_attn, self.mlp
         return Joined(
             self.input_layernorm.weight,
-            join_rows([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight], dtype),
+            joiner([a.q_proj, a.k_proj, a.v_proj]),
             join_rows([a.q_norm.weight.expand(a.heads, -1), a.k_norm.weight.expand(a.groups, -1)], torch.float32),
-            a.o_proj.weight.to(dtype),
+            joiner([a.o_proj]),
             self.post_attention_layernorm.weight,
-            join_rows([m.gate_proj.weight, m.up_proj.weight], dtype),
-            m.down_proj.weight.to(dtype),
+            joiner([m.gate_proj, m.up_proj]),
+            joiner([m.down_proj]),
         )
 
     def forward(
@@ -201,7 +202,7 @@ class Qwen3(Model):
     def frozen(self) -> Iterator[None]:
         """Keep the joined weights while the block runs: for generation, where weights do not change."""
         with torch.no_grad():
-            joined, head_VD = self._join(self.compute_dtype)
+            joined, head_VD = self._join(self.compute_dtype, merged=True)
             self._frozen = Frozen(joined, head_VD, decode.OneRow(self, joined, head_VD))
         try:
             yield
@@ -231,7 +232,7 @@ class Qwen3(Model):
 
     def matrix_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """See `Model.matrix_parameters`."""
-        return [(name, p) for name, p in self.named_parameters() if "layers" in name and p.ndim == 2]
+        return [(name, p) for name, p in self.named_parameters() if "layers" in name and name.endswith("proj.weight")]
 
     @property
     def attention_width(self) -> int:
@@ -296,8 +297,17 @@ class Qwen3(Model):
     def _blocks(self) -> list[Block]:
         return list(self.model.layers)  # pyright: ignore[reportReturnType]
 
-    def _join(self, dtype: torch.dtype) -> tuple[list[Joined], Tensor]:
-        return [block.join(dtype) for block in self._blocks()], self.output_weight.to(dtype)
+    def _join(self, dtype: torch.dtype, merged: bool = False) -> tuple[list[Joined], Tensor]:
+        def joiner(linears: list[nn.Linear]) -> Projection:
+            weights = [linear.weight for linear in linears]
+            if self.adapter is None:
+                return Projection(join_rows(weights, dtype))
+            if merged:
+                down, up = narrow(linears, self.adapter.scale, torch.float32)
+                return Projection((join_rows(weights, torch.float32) + up @ down).to(dtype))
+            return Projection(join_rows(weights, dtype), *narrow(linears, self.adapter.scale, dtype))
+
+        return [block.join(joiner) for block in self._blocks()], self.output_weight.to(dtype)
 
 
 def _past(cache: Cache | None, layer: int) -> Past:

@@ -52,7 +52,7 @@ class Display:
     def _note(row: Mapping[str, Any]) -> str:
         parts = [
             f"{row['tokens'] / 1e6:.2f}M tokens" if row["tokens"] >= 1e5 else f"{row['tokens']:,} tokens",
-            f"loss {row['loss_nats_per_token']:.3f}",
+            f"loss {row['loss']:.3f}",
             f"{row['bits_per_char']:.3f} bits/char" if row.get("bits_per_char") is not None else "",
             f"rate {row['learning_rate']:.1e}",
             f"grad {row['grad_norm']:.2f}",

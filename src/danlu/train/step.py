@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +17,12 @@ from danlu.types import Batch
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Loss in nats a scored token, gradient norm before clipping, and whether the update was skipped."""
+    """Mean loss in nats, gradient norm before clipping, whether the update was skipped, the objective's figures."""
 
     loss: float
     grad_norm: float
     skipped: bool
+    metrics: Mapping[str, float]
 
 
 def split(batch: Batch, rows: int, device: torch.device) -> Iterator[Batch]:
@@ -41,19 +42,20 @@ def split(batch: Batch, rows: int, device: torch.device) -> Iterator[Batch]:
 
 def accumulate(
     model: nn.Module, objective: Objective, batches: Iterator[Batch] | Sequence[Batch], count: int
-) -> Tensor:
-    """Add the gradients of loss / `count` over the micro-batches; return that loss as a scalar tensor.
+) -> dict[str, Tensor]:
+    """Add the gradients of loss / `count` over the micro-batches; return that `loss`, and metrics, as scalars.
 
-    `count` is the number of scored tokens of the whole global batch, so the sum over ragged micro-batches
-    equals one big batch.
+    `count` is the objective's count of the whole global batch, so the sum over ragged micro-batches equals one big
+    batch.
     """
-    total = torch.zeros(())
+    totals: dict[str, Tensor] = {}
     with cast_once(model):
         for batch in batches:
-            loss, _ = objective.loss(model, batch)
+            loss, metrics = objective.loss(model, batch)
             (loss / count).backward()
-            total = total.to(loss.device) + loss.detach() / count
-    return total
+            for name, value in {"loss": loss.detach(), **metrics}.items():
+                totals[name] = totals.get(name, 0) + value / count
+    return totals
 
 
 def train_step(
@@ -68,12 +70,13 @@ def train_step(
 
     `clip` bounds the global gradient norm; 0 leaves the gradient as it is.
     """
-    total = accumulate(model, objective, batches, count)
+    totals = accumulate(model, objective, batches, count)
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = nn.utils.clip_grad_norm_(parameters, clip or math.inf)
-    loss, grad_norm = torch.stack([total, norm.to(total.device)]).tolist()
+    loss, *metrics, grad_norm = torch.stack([*totals.values(), norm.to(totals["loss"].device)]).tolist()
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     if finite:
         optimizer.step()
     optimizer.zero_grad()
-    return StepResult(loss=loss, grad_norm=grad_norm, skipped=not finite)
+    figures = dict(zip(list(totals)[1:], metrics, strict=True))
+    return StepResult(loss=loss, grad_norm=grad_norm, skipped=not finite, metrics=figures)

@@ -132,10 +132,10 @@ class Trainer:
             recorded = plan.plan_from_json(state.values["plan"], "the checkpoint's plan")
         machine = recorded.machine if recorded else devices.probe(self.config.device, self.config.context)
         self.device = devices.prepare(machine, self.config.device.deterministic)
-        if state is None and self.start is not None:
-            self.start(self.model)
         self.model.to(self.device).train()
         self.model.compute_dtype, self.model.attention = machine.dtype, machine.attention
+        if state is None and self.start is not None:
+            self.start(self.model)
         self.optimizer = Optimizer(self.model, self.config.optim, machine.dtype)
         budget = parse_budget(self.config.budget)
         self.time_budget = TimeBudget(budget.amount, self.clock) if budget.unit == "minutes" else None
@@ -169,8 +169,9 @@ class Trainer:
 
     def _take_back(self, checkpoint: Path, state: TrainerState) -> None:
         values = state.values
-        for what, here in (("shards", self.blocks.address), ("model", self.config.model.model_dump(mode="json"))):
-            if values[what] != here:
+        model = self.config.model.model_dump(mode="json")
+        for what, here in (("shards", self.blocks.address), ("model", model), ("base", self._base)):
+            if values.get(what, "") != here:
                 raise CheckpointError(f"{checkpoint}: was trained with another {what} than this run names")
         load_weights(checkpoint, self.model)
         self.optimizer.load(state.tensors)
@@ -181,6 +182,11 @@ class Trainer:
         self.resumed_at = self._saved = self.progress.step
 
     # The loop
+
+    @property
+    def _base(self) -> str:
+        """Return the sha256 of the weights that an adapter stands beside, which a checkpoint does not hold."""
+        return self.model.adapter.base_sha256 if self.model.adapter else ""
 
     @property
     def _version(self) -> plan.Version:
@@ -219,13 +225,13 @@ class Trainer:
         parts = split(batch, rows, self.device)
         result = train_step(self.compute, self.optimizer, self.objective, parts, count, self.config.optim.clip)
         self.progress.step += 1
-        self.progress.tokens += count
+        self.progress.tokens += batch.scored
         seconds = time.perf_counter() - started
         if self.time_budget is not None:
             self.time_budget.took(seconds)
-        self._record(result, count, batch.ids_BT.shape, factor, seconds)
+        self._record(result, batch, factor, seconds)
 
-    def _record(self, result: StepResult, count: int, shape: torch.Size, factor: float, seconds: float) -> None:
+    def _record(self, result: StepResult, batch: Batch, factor: float, seconds: float) -> None:
         step = self.progress.step
         if result.skipped:
             self._skipped(result)
@@ -233,20 +239,21 @@ class Trainer:
         self.progress.skips_in_a_row = 0
         if step == 1 and self.config.init is None and self.config.embedding == "random":
             self._check_first_loss(result.loss)
-        speed, before = count / seconds, self._tokens_per_second
+        speed, before = batch.scored / seconds, self._tokens_per_second
         self._tokens_per_second = speed if before is None else 0.9 * before + 0.1 * speed
-        flops = self.model.flops_per_token(shape[1]) * shape.numel() / seconds
+        flops = self.model.flops_per_token(batch.ids_BT.shape[1]) * batch.ids_BT.numel() / seconds
         row = {
             "tokens": self.progress.tokens,
             "seconds": round(self.clock.seconds, 3),
-            "loss_nats_per_token": result.loss,
+            self.objective.loss_name: result.loss,
+            **result.metrics,
             "learning_rate": factor * self.config.optim.lr,
             "grad_norm": result.grad_norm,
             "tokens_per_second": speed,
             "gemm_share": flops / self.plan.machine.gemm_flops,
         }
         self.metrics.write("train", step, **row)
-        shown = {**row, "tokens_per_second": self._tokens_per_second, **self._bits()}
+        shown = {**row, "loss": result.loss, "tokens_per_second": self._tokens_per_second, **self._bits()}
         self.display.step(step, self._version.total_steps, shown)
 
     def _bits(self) -> dict[str, float]:
@@ -289,14 +296,12 @@ class Trainer:
         quality = dict(self.evaluate(self.model))
         self.progress.quality = quality
         self.metrics.write("eval", step, tokens=self.progress.tokens, seconds=round(seconds, 3), **quality)
-        bits = quality["bits_per_char"]
-        self.display.say(
-            f"step {step:,}: {bits:.3f} bits/char, {quality['loss_nats_per_token']:.3f} nats/token on validation text"
-        )
+        self.display.say(f"step {step:,}: {_words(quality)}")
         self._judge_seconds = self.clock.seconds - seconds
-        if step == 0 or not bits <= (self.progress.best or math.inf):
+        figure = quality[self.objective.best_by]
+        if step == 0 or not figure <= (self.progress.best or math.inf):
             return False
-        self.progress.best = bits
+        self.progress.best = figure
         return True
 
     def _sample(self) -> None:
@@ -334,6 +339,7 @@ class Trainer:
             "plan": self.plan.as_json(),
             "shards": self.blocks.address,
             "model": self.config.model.model_dump(mode="json"),
+            "base": self._base,
         }
         state = TrainerState(values, self.optimizer.tensors())
         self.run.save(self.progress.step, self.model, self.tokenizer, state, is_best)
@@ -372,3 +378,14 @@ class Trainer:
         if done.finished:
             storage.write_json(self.run.path / SUMMARY, asdict(done))
         return done
+
+
+def _words(quality: Mapping[str, float]) -> str:
+    parts = [
+        f"{quality['bits_per_char']:.3f} bits/char",
+        f"{quality['loss_nats_per_token']:.3f} nats/token on validation text",
+        f"{quality['text_bits_per_char']:.3f} bits/char on pretraining text" if "text_bits_per_char" in quality else "",
+        f"{quality['preferred']:.1%} of pairs as preferred" if "preferred" in quality else "",
+        f"{quality['kl_nats_per_token']:.3f} nats/token from the reference" if "kl_nats_per_token" in quality else "",
+    ]
+    return ", ".join(part for part in parts if part)

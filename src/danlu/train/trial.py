@@ -81,7 +81,8 @@ class Trial:
         stretch = self.batches.stretches[-1]
         batch = self.objective.collate(batches.batch(self.blocks, self.batches, self.config.seed, stretch.start))
         rows, taken = max(1, micro_batch_tokens // stretch.window), 0.0
-        weights = [p.detach().clone() for p in self.model.parameters()]
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        weights = [p.detach().clone() for p in learning]
         try:
             for _ in range(2):
                 start = time.perf_counter()
@@ -90,6 +91,6 @@ class Trial:
         finally:
             self.optimizer.reset()
             with torch.no_grad():
-                for parameter, before in zip(self.model.parameters(), weights, strict=True):
+                for parameter, before in zip(learning, weights, strict=True):
                     parameter.copy_(before)
         return taken
