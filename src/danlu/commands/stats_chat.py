@@ -69,7 +69,7 @@ def _rendered(options: Options, template: ChatTemplate) -> Iterator[list[tuple[s
     for record in Conversations(Corpus(options.sources, text_key=None, skip_bad=True)):
         names = ("",) if isinstance(record, Conversation) else _SIDES
         try:
-            sides = [list(template.stretches(side)) for side in record.sides]
+            sides = [list(template.stretches(side)) for side in template.encode_sides(record)]
         except (DataError, TokenizerError):
             continue
         yield [(f"{record.source}, record {record.id}{n}", side) for n, side in zip(names, sides, strict=True)]

@@ -48,7 +48,7 @@ class ChatStats:
         for document in documents:
             try:
                 record = parse(document.meta, document.source, document.id)
-                encoded = [self.template.encode(side) for side in record.sides] if self.template else []
+                encoded = self.template.encode_sides(record) if self.template else []
             except (DataError, TokenizerError) as error:
                 self.refused[error.reason if isinstance(error, BadRecord) else NOT_ENCODED] += 1
                 self.first_refused = self.first_refused or f"{document.source}, record {document.id}: {error}"
