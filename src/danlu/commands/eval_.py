@@ -1,11 +1,11 @@
-"""`danlu eval`: bits per character of any checkpoint on any text."""
+"""`danlu eval`: bits per character of any checkpoint on any text; with `--chat`, answers to questions."""
 
 from __future__ import annotations
 
 import math
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,9 +13,10 @@ from tyro.conf import Positional
 
 from danlu import log, storage
 from danlu.commands import SourceOptions, finish, required
+from danlu.commands.eval_chat import ChatOptions, judge_chat
 from danlu.config import DeviceConfig
 from danlu.configure import parse_flags
-from danlu.errors import CheckpointError, DataError
+from danlu.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from danlu.evaluate.foreign import Candidate
@@ -25,8 +26,8 @@ _NO_BASELINES: dict[str, Any] = {"baselines": {}, "train_text_skipped": 0}
 
 
 @dataclass(frozen=True)
-class Options(SourceOptions):
-    """Score every document alone: eos, then its raw text, in windows that do not overlap."""
+class Options(ChatOptions, SourceOptions):
+    """Score every document alone: eos, then its raw text, in windows that do not overlap. With --chat, ask instead."""
 
     checkpoint: Positional[Path | None] = None
     """checkpoint folder of danlu or transformers, or a run folder (its best)"""
@@ -48,10 +49,12 @@ def run(argv: list[str]) -> int:
     """Parse, score, print."""
     options = parse_flags(Options, argv, "danlu eval")
     path = required(options.checkpoint, "CKPT", "name a checkpoint folder or a run folder")
+    _require_one_purpose(options)
+    if options.chat:
+        return judge_chat(path, options)
     if not options.sources:
-        raise DataError(
-            "danlu eval: no text is named. Give files, folders, globs, `demo`, `demo-chat` or a shard folder"
-        )
+        what = "files, folders, globs, `demo`, `demo-chat` or a shard folder, or --chat FILE…"
+        raise DataError(f"danlu eval: no text is named. Give {what}")
     from danlu.evaluate.foreign import load_any
     from danlu.evaluate.loss import checked_window
 
@@ -79,6 +82,15 @@ def run(argv: list[str]) -> int:
         **(_baselines(options, path, scored) if options.baselines else _NO_BASELINES),
     }
     return finish(result, _text(result), options.json)
+
+
+def _require_one_purpose(options: Options) -> None:
+    """Raise ConfigError for a setting of texts beside --chat, and for one of --chat without it."""
+    unused = {"sources", "window", "baselines", "train_text"} if options.chat else {f.name for f in fields(ChatOptions)}
+    given = [f.name for f in fields(options) if f.name in unused and getattr(options, f.name) != f.default]
+    if given:
+        name = "text to score" if given[0] == "sources" else f"--{given[0].replace('_', '-')}"
+        raise ConfigError(f"danlu eval: {name} and {'' if options.chat else 'no '}--chat do not go together")
 
 
 def _score(

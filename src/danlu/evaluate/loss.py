@@ -96,7 +96,7 @@ def score_documents(
     positions (one row may be longer), and a million tokens are sorted at once, so memory does not grow with
     the source. `on_progress` is told the tokens of every batch. The model keeps its mode and compute type.
     """
-    return score_batches(model, _batches(_windows(documents, eos_id, window), eos_id, batch_tokens), on_progress)
+    return score_batches(model, padded(_windows(documents, eos_id, window), eos_id, batch_tokens), on_progress)
 
 
 def score_batches(
@@ -130,8 +130,8 @@ def _windows(documents: Iterable[Sequence[int] | np.ndarray], eos_id: int, windo
             yield before[start : start + window], tokens[start : start + window]
 
 
-def _batches(windows: Iterator[Window], eos_id: int, batch_tokens: int) -> Iterator[Batch]:
-    """Yield batches, the longest windows of each million tokens first."""
+def padded(windows: Iterable[Window], eos_id: int, batch_tokens: int = 8192) -> Iterator[Batch]:
+    """Yield batches of windows of similar length, the longest of each million tokens first."""
     for held in _gathered(windows, lambda pair: len(pair[1]), _TOKENS_SORTED_AT_ONCE):
         held.sort(key=lambda pair: -len(pair[1]))
         while held:
