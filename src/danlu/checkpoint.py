@@ -130,9 +130,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     Raises TokenizerError where there is none, or it has more entries than the model beside it.
     """
-    folder = Path(folder)
-    if _holds(folder, CONFIG) or not _holds(folder, TOKENIZER_JSON):
-        folder = resolve(folder)
+    folder = _with_tokenizer(folder)
     _verify(folder, lambda name: name in (CONFIG, TOKENIZER_JSON, TOKENIZER_CONFIG))
     if not (folder / TOKENIZER_JSON).is_file():
         raise TokenizerError(
@@ -148,6 +146,20 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             "Put the tokenizer it was trained with beside it"
         )
     return tokenizer
+
+
+def context_of(folder: Path) -> int | None:
+    """Return the context of a checkpoint's model, or None where a folder holds nothing but a tokenizer."""
+    folder = _with_tokenizer(folder)
+    if not (folder / CONFIG).is_file():
+        return None
+    return hf_size(_config(folder), "max_position_embeddings", str(folder / CONFIG))
+
+
+def _with_tokenizer(folder: Path) -> Path:
+    """Return a folder that holds nothing but a tokenizer, or else the checkpoint that a path means."""
+    folder = Path(folder)
+    return resolve(folder) if _holds(folder, CONFIG) or not _holds(folder, TOKENIZER_JSON) else folder
 
 
 def load_trainer(folder: Path) -> TrainerState:

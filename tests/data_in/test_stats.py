@@ -44,7 +44,7 @@ def test_it_says_of_real_lines_what_the_articles_script_says(capsys):
 
 def test_percentiles_are_exact():
     lengths = random.Random(0).choices(range(1, 3000), k=1234)
-    found = counted(["一" * n for n in lengths]).percentiles()
+    found = counted(["一" * n for n in lengths]).as_dict()["percentiles"]
     for percent in (1, 5, 25, 50, 75, 95, 99):
         assert found[f"p{percent}"] == np.percentile(lengths, percent, method="inverted_cdf")
     assert (found["min"], found["max"]) == (min(lengths), max(lengths))
@@ -52,7 +52,7 @@ def test_percentiles_are_exact():
 
 @pytest.mark.parametrize("lengths", [[7], [1, 2], [3] * 50])
 def test_percentiles_of_a_few_documents(lengths):
-    found = counted(["一" * n for n in lengths]).percentiles()
+    found = counted(["一" * n for n in lengths]).as_dict()["percentiles"]
     assert found["p1"] == min(lengths)
     assert found["p99"] == found["max"] == max(lengths)
 
@@ -92,7 +92,7 @@ def test_openings_stay_bounded_and_a_common_one_is_still_found(monkeypatch):
     monkeypatch.setattr(stats_module, "_OPENINGS_HELD", 100)
     stats = counted(["常见的开头" if n % 10 == 0 else str(n) for n in range(5000)])
     assert len(stats.openings) <= 101
-    assert stats.common_openings() == [{"opening": "常见的开头", "count": 500}]
+    assert stats.openings.common() == [{"opening": "常见的开头", "count": 500}]
 
 
 def test_text_that_cannot_be_printed_is_no_traceback(tmp_path, capsys):

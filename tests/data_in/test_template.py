@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from danlu.data.chat import Message
+from danlu.data.chat import Message, Preference
 from danlu.data.template import ChatTemplate
 from danlu.errors import DataError, TokenizerError
 from danlu.tokenizer import Tokenizer
@@ -48,6 +48,15 @@ def test_the_assistants_words_and_the_end_of_its_turns_are_scored(tokenizer):
     encoded = ChatTemplate(tokenizer).encode(TALK)
     scored = tokenizer.decode(i for i, is_scored in zip(encoded.ids, encoded.scored, strict=True) if is_scored)
     assert scored == "约6300公里。\n\n它流入东海。<|im_end|>约5464公里。<|im_end|>"
+
+
+def test_of_a_pair_the_answers_after_the_prompt_are_scored_and_stretches_give_back_all(tokenizer):
+    template = ChatTemplate(tokenizer)
+    pair = Preference(tuple(TALK[:4]), (TALK[4],), (Message("assistant", "不知道。"),), "", "")
+    for encoded, answer in zip(template.encode_sides(pair), ("约5464公里。", "不知道。"), strict=True):
+        stretches = list(template.stretches(encoded))
+        assert [text for text, is_scored in stretches if is_scored] == [f"{answer}<|im_end|>"]
+        assert "".join(text for text, _ in stretches) == template.render([*TALK[:4], Message("assistant", answer)])
 
 
 def test_special_tokens_in_a_message_stay_plain_characters(tokenizer):

@@ -57,7 +57,7 @@ def test_every_conversation_is_in_one_row_with_its_answers_scored(template, tmp_
     found = []
     for name in ("train", "validation"):
         for number in range(turns.manifest["splits"][name]["rows"]):
-            ids, labels, segments = turns.row(name, number, CONTEXT)
+            ids, labels, segments, _ = turns.row(name, number, CONTEXT)
             for segment in range(1, segments.max() + 1):
                 inside = labels[(segments == segment) & (labels != IGNORED)]
                 found.append(template.tokenizer.decode(inside))
@@ -84,7 +84,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(template, tmp_path, family)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
-    ids, _, segments = (torch.from_numpy(part)[None] for part in turns.row("train", 0, CONTEXT))
+    ids, _, segments = (torch.from_numpy(part)[None] for part in turns.row("train", 0, CONTEXT)[:3])
     assert segments.max() >= 2
     whole = model(ids, segments=segments).logits_BTV
     for segment in range(1, int(segments.max()) + 1):
@@ -115,7 +115,7 @@ def test_copies_are_left_out_and_one_question_lies_on_one_side(template, tmp_pat
     questions = {}
     for name in ("train", "validation"):
         split = turns.split(name)
-        said = [decode(split.conversation(n)[0]).split("<|im_end|>")[0] for n in range(len(split.ends))]
+        said = [decode(split.ids[split.tokens(n)].tolist()).split("<|im_end|>")[0] for n in range(len(split.ends))]
         questions[name] = set(said)
     assert not questions["train"] & questions["validation"]
 

@@ -264,6 +264,14 @@ def test_records_passed_over_are_counted(base, questions, tmp_path, capsys):
     assert json.loads((Path(done["run"]) / "data.json").read_text())["skipped"] == 3
 
 
+@pytest.mark.slow
+def test_the_builtin_conversations_are_named(base, tmp_path, capsys):
+    done = printed(capsys, tuned(base, "demo-chat", tmp_path / "run", budget="1 steps"))
+    data = json.loads((Path(done["run"]) / "data.json").read_text())
+    assert (data["conversations"], data["dropped"]["copy of another"]) == (5_043, 47)
+    assert data["sources"] == ["demo-chat"]
+
+
 def test_a_missing_checkpoint_and_no_data_are_one_line_each(base, questions, tmp_path, capsys):
     assert main(["finetune", str(tmp_path / "none"), "--data", str(questions)]) == 2
     assert "there is no such folder" in capsys.readouterr().err

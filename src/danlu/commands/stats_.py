@@ -1,14 +1,16 @@
-"""`danlu stats`: what a corpus is."""
+"""`danlu stats`: what a corpus is, of text or of conversations."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tyro.conf import Positional
 
 from danlu.commands import SourceOptions, finish
 from danlu.configure import parse_flags
+from danlu.errors import ConfigError
 
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 _WIDTH = 36
@@ -18,20 +20,34 @@ _WIDTH = 36
 class Options(SourceOptions):
     """Count documents, characters, lengths, duplicates, kinds of characters and common openings.
 
-    A duplicate is a text that has occurred before, white space aside.
+    A duplicate is a text that has occurred before, white space aside. Of conversations and preferences: turns, lengths
+    of questions and answers, duplicates, common openings of answers, and records that cannot be learned from.
     """
 
     sources: Positional[tuple[str, ...]] = ()
     """files, folders, globs, `demo` or `demo-chat`"""
+    tokenizer: Path | None = None
+    """of conversations, count tokens too, by its chat template: tokenizer folder, checkpoint or run folder"""
+    context: int | None = None
+    """count conversations longer than so many tokens; by default the checkpoint's own context"""
+    show: int = 0
+    """print the first so many conversations as the chat template renders them, the scored words marked"""
     json: bool = False
     """print one JSON object as the last line"""
 
 
 def run(argv: list[str]) -> int:
     """Parse, read once, print."""
+    from danlu.commands.stats_chat import stats_of_conversations
+    from danlu.data.chat import holds_conversations
     from danlu.data.stats import Stats
 
     options = parse_flags(Options, argv, "danlu stats")
+    if holds_conversations(options.sources, options.text_key):
+        result, text = stats_of_conversations(options)
+        return finish(result, text, options.json)
+    if options.tokenizer is not None or options.context is not None or options.show:
+        raise ConfigError(f"--tokenizer, --context and --show are for conversations; {options.sources[0]} holds text")
     corpus, stats = options.corpus(options.sources), Stats()
     stats.add(corpus.track("reading"))
     result = stats.as_dict() | {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from danlu.data.sources import Corpus
 from danlu.errors import DataError
@@ -21,10 +21,22 @@ _ROLES = {
     "gpt": "assistant",
     "bot": "assistant",
 }
+_LISTS = ("messages", "conversations", "conversation")
 _QUESTIONS = ("question", "query", "prompt", "instruction", "q")
 _ANSWERS = ("answer", "response", "completion", "output", "a")
 _SHOWN = 160
 KNOWN = "messages, conversations, instruction/output, question/answer, prompt/chosen/rejected"
+
+
+Refusal = Literal["unreadable", "out_of_order", "no_answer", "empty_question", "empty_answer", "no_difference"]
+
+
+class BadRecord(DataError):
+    """A record that is no right conversation or preference, and why, as a word to count by."""
+
+    def __init__(self, message: str, reason: Refusal = "unreadable"):
+        super().__init__(message)
+        self.reason: Refusal = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,16 @@ class Conversation:
     source: str
     id: str
 
+    @property
+    def sides(self) -> tuple[Messages, ...]:
+        """Return its messages: it has one side."""
+        return (self.messages,)
+
+    @property
+    def said(self) -> Messages:
+        """Return every message once."""
+        return self.messages
+
 
 @dataclass(frozen=True, slots=True)
 class Preference:
@@ -56,6 +78,16 @@ class Preference:
     rejected: Messages
     source: str
     id: str
+
+    @property
+    def sides(self) -> tuple[Messages, ...]:
+        """Return two whole conversations, the chosen one first."""
+        return self.prompt + self.chosen, self.prompt + self.rejected
+
+    @property
+    def said(self) -> Messages:
+        """Return every message once."""
+        return self.prompt + self.chosen + self.rejected
 
 
 def first_question(messages: Messages) -> str:
@@ -92,19 +124,40 @@ class Conversations:
                 yield record
 
 
+def holds_conversations(specs: Sequence[str], text_key: str) -> bool:
+    """Tell by every file's first record whether sources hold conversations rather than text under `text_key`.
+
+    Raises DataError where some hold the one and some the other.
+    """
+    kinds: dict[bool, str] = {}
+    for first in Corpus(specs, text_key=None, txt_unit="line", skip_bad=True).firsts():
+        kinds.setdefault(text_key not in first.meta and has_shape(first.meta), first.source)
+    if len(kinds) == 2:
+        raise DataError(f"{kinds[True]}: holds conversations, and {kinds[False]} does not. Name one kind at a time")
+    return True in kinds
+
+
+def has_shape(record: Mapping[str, Any]) -> bool:
+    """Tell by its keys whether a record is meant as a conversation or a preference, be it a right one or not."""
+    return (
+        ("chosen" in record and "rejected" in record)
+        or any(isinstance(record.get(key), list) for key in _LISTS)
+        or (_question(record) is not None and _answer(record) is not None)
+    )
+
+
 def parse(record: Mapping[str, Any], source: str = "", id: str = "") -> Conversation | Preference:
-    """Make a conversation or a preference of a record. Raises DataError, which shows the record if no shape fits."""
+    """Make a conversation or a preference of a record. Raises BadRecord, which shows the record if no shape fits."""
     if "chosen" in record and "rejected" in record:
         return _preference(record, source, id)
-    for key in ("messages", "conversations", "conversation"):
+    for key in _LISTS:
         if isinstance(record.get(key), list):
             turns = [*_system(record), *_turns(record[key])]
             return Conversation(_require_answer(_in_order(turns)), source, id)
-    question = _question(record)
-    answer = next((record[key] for key in _ANSWERS if isinstance(record.get(key), str)), None)
+    question, answer = _question(record), _answer(record)
     if question is None or answer is None:
         shown = json.dumps(dict(record), ensure_ascii=False, default=str)
-        raise DataError(f"is of no known shape ({KNOWN}): {shown[:_SHOWN]}{'…' if len(shown) > _SHOWN else ''}")
+        raise BadRecord(f"is of no known shape ({KNOWN}): {shown[:_SHOWN]}{'…' if len(shown) > _SHOWN else ''}")
     turns = [*_system(record), *_history(record), Message("user", question), Message("assistant", answer)]
     return Conversation(_require_answer(_in_order(turns)), source, id)
 
@@ -118,6 +171,10 @@ def _question(record: Mapping[str, Any]) -> str | None:
     return question
 
 
+def _answer(record: Mapping[str, Any]) -> str | None:
+    return next((record[key] for key in _ANSWERS if isinstance(record.get(key), str)), None)
+
+
 def _system(record: Mapping[str, Any]) -> list[Message]:
     system = record.get("system")
     return [Message("system", system)] if isinstance(system, str) and system.strip() else []
@@ -127,7 +184,7 @@ def _history(record: Mapping[str, Any]) -> list[Message]:
     """Return earlier turns, which some Alpaca sets keep as pairs of question and answer."""
     pairs = record.get("history") or []
     if not all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(s, str) for s in pair) for pair in pairs):
-        raise DataError("its history is no list of [question, answer]")
+        raise BadRecord("its history is no list of [question, answer]")
     roles = ("user", "assistant")
     return [Message(role, text) for pair in pairs for role, text in zip(roles, pair, strict=True)]
 
@@ -136,13 +193,13 @@ def _turns(turns: Sequence[Any]) -> list[Message]:
     made: list[Message] = []
     for number, turn in enumerate(turns, 1):
         if not isinstance(turn, dict):
-            raise DataError(f"its turn {number} is no object")
+            raise BadRecord(f"its turn {number} is no object")
         role = turn.get("role", turn.get("from"))
         content = turn.get("content", turn.get("value"))
         if not isinstance(role, str) or role.lower() not in _ROLES:
-            raise DataError(f"its turn {number} has the role {role!r}. Known: {', '.join(_ROLES)}")
+            raise BadRecord(f"its turn {number} has the role {role!r}. Known: {', '.join(_ROLES)}")
         if not isinstance(content, str):
-            raise DataError(f"its turn {number} has no text (role {role!r})")
+            raise BadRecord(f"its turn {number} has no text (role {role!r})")
         made.append(Message(_ROLES[role.lower()], content))
     return made
 
@@ -152,15 +209,18 @@ def _in_order(turns: Sequence[Message]) -> Messages:
     said = turns[1:] if turns and turns[0].role == "system" else turns
     for number, (turn, expected) in enumerate(zip(said, ("user", "assistant") * len(said), strict=False), 1):
         if turn.role != expected:
-            raise DataError(f"its turns are out of order: turn {number} is the {turn.role}'s, not the {expected}'s")
+            raise BadRecord(
+                f"its turns are out of order: turn {number} is the {turn.role}'s, not the {expected}'s", "out_of_order"
+            )
         if not turn.content.strip():
-            raise DataError(f"its turn {number}, the {turn.role}'s, is empty")
+            reason = "empty_question" if turn.role == "user" else "empty_answer"
+            raise BadRecord(f"its turn {number}, the {turn.role}'s, is empty", reason)
     return tuple(turns)
 
 
 def _require_answer(messages: Messages) -> Messages:
     if not messages or messages[-1].role != "assistant":
-        raise DataError("it does not end with an answer of the assistant")
+        raise BadRecord("it does not end with an answer of the assistant", "no_answer")
     return messages
 
 
@@ -171,10 +231,10 @@ def _preference(record: Mapping[str, Any], source: str, id: str) -> Preference:
     while shared < min(map(len, sides)) and sides[0][shared] == sides[1][shared]:
         shared += 1
     if sides[0] == sides[1]:
-        raise DataError("its chosen and rejected are the same")
+        raise BadRecord("its chosen and rejected are the same", "no_difference")
     prompt = sides[0][:shared]
     if not prompt or prompt[-1].role != "user":
-        raise DataError("its chosen and rejected do not answer the same question")
+        raise BadRecord("its chosen and rejected do not answer the same question")
     return Preference(prompt, sides[0][shared:], sides[1][shared:], source, id)
 
 
@@ -185,9 +245,9 @@ def _side(value: Any, question: str | None, record: Mapping[str, Any]) -> Messag
     elif isinstance(value, str):
         turns = [Message("assistant", value)]
     else:
-        raise DataError("its chosen and rejected are neither messages nor texts")
+        raise BadRecord("its chosen and rejected are neither messages nor texts")
     if turns and turns[0].role == "assistant":
         if question is None:
-            raise DataError("its chosen and rejected are answers, and it has no prompt")
+            raise BadRecord("its chosen and rejected are answers, and it has no prompt")
         turns = [*_system(record), *_history(record), Message("user", question), *turns]
     return _require_answer(_in_order(turns))

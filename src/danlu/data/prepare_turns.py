@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from danlu import storage
-from danlu.data.chat import Conversation, Message, Messages, Preference, first_question, words
+from danlu.data.chat import Conversation, Message, Preference, first_question, words
 from danlu.data.dedup import ExactDedup, normalised_hash
 from danlu.data.shards import SPLITS
 from danlu.data.template import ChatTemplate, Encoded
@@ -113,8 +113,8 @@ def prepare_turns(
             asked = files.enter_context((scratch / HELD_OUT).open("w", encoding="utf-8"))
             together = 1
             for record, pieces in _encoded(records, template, context, too_long, counts, bad or _refuse):
-                held_out = normalised_hash(first_question(_sides(record)[0])) < validation_share * 2**64
-                together = len(_sides(record))
+                held_out = normalised_hash(first_question(record.said)) < validation_share * 2**64
+                together = len(record.sides)
                 for encoded in pieces:
                     splits[SPLITS[held_out]].add(encoded)
                 if held_out and pieces:
@@ -152,7 +152,7 @@ def _encoded(
     """Yield each record, and what of it is kept."""
     seen = ExactDedup()
     for record in records:
-        is_new = seen.is_new("\0".join(words(side) for side in _sides(record)))
+        is_new = seen.is_new(words(record.said))
         try:
             pieces = list(_pieces(record, template, context, too_long, counts)) if is_new else []
         except (DataError, TokenizerError) as error:
@@ -163,13 +163,6 @@ def _encoded(
         yield record, pieces
 
 
-def _sides(record: Conversation | Preference) -> list[Messages]:
-    """Return the conversations that a record holds."""
-    if isinstance(record, Conversation):
-        return [record.messages]
-    return [record.prompt + record.chosen, record.prompt + record.rejected]
-
-
 def _refuse(message: str) -> NoReturn:
     raise DataError(message)
 
@@ -178,14 +171,12 @@ def _pieces(
     record: Conversation | Preference, template: ChatTemplate, context: int, too_long: TooLong, counts: Counts
 ) -> Iterator[Encoded]:
     """Yield a conversation, or what of it fits: from the first on, as many turns as go together; or a pair's sides."""
-    encoded = [template.encode(side) for side in _sides(record)]
+    encoded = template.encode_sides(record)
     if all(len(side.ids) - 1 <= context for side in encoded):
-        asked = len(template.prompt(record.prompt)) if isinstance(record, Preference) else 0
-        for side in encoded:  # of a pair the last answers are compared, not what both have said before
-            yield Encoded(side.ids, [False] * asked + side.scored[asked:])
+        yield from encoded
         return
     found = 0
-    for turns in _cut(_sides(record)[0], template, context + 1) if too_long == "split" and len(encoded) == 1 else ():
+    for turns in _cut(record.sides[0], template, context + 1) if too_long == "split" and len(encoded) == 1 else ():
         found += 1
         yield template.encode(turns)
     counts.cut += found > 0

@@ -10,8 +10,10 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -90,6 +92,12 @@ class Corpus:
             also = f" ({self.skipped:,} bad records were passed over)" if self.skipped else ""
             raise DataError(f"{', '.join(self.specs)}: holds no document{also}")
 
+    def firsts(self) -> Iterator[Document]:
+        """Yield the first document of each file that has one."""
+        for path in self.files:
+            with closing(self._read(path)) as documents:
+                yield from islice(documents, 1)
+
     def track(self, description: str) -> Iterator[Document]:
         """Yield the documents, showing on stderr how many bytes of how many are read, and the time left."""
         with log.progress("bytes") as bar:
@@ -100,7 +108,7 @@ class Corpus:
                 yield document
             bar.update(task, completed=self.bytes_total)
 
-    def _read(self, path: Path) -> Iterator[Document]:
+    def _read(self, path: Path) -> Generator[Document]:
         try:
             if path in self._named:
                 yield from self._without_lines(_NAMED[self._named[path]].documents(path))

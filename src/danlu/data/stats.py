@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from danlu.data.dedup import ExactDedup
-from danlu.types import Document, Drop
+from danlu.types import Document
 
 _OPENING = 12
 _OPENINGS_HELD = 100_000
@@ -34,17 +34,61 @@ def _class_table() -> np.ndarray:
     return table
 
 
+def percentiles(values: Counter[int]) -> dict[str, int]:
+    """Return exact percentiles (nearest rank) of counted values."""
+    ordered, total = sorted(values.items()), values.total()
+    found: dict[str, int] = {}
+    for percent in _PERCENTILES:
+        rank, seen = max(1, -(-percent * total // 100)), 0
+        for value, count in ordered:
+            seen += count
+            if seen >= rank:
+                found[f"p{percent}"] = value
+                break
+    return {"min": ordered[0][0], **found, "max": ordered[-1][0]} if ordered else {}
+
+
+def part(count: int, total: int) -> dict[str, Any]:
+    """Return a count and its share of a total."""
+    return {"count": count, "share": count / max(1, total)}
+
+
+class Openings:
+    """Counts the first 12 characters of texts; boilerplate shows there.
+
+    Counts are exact until there are 100,000 different ones; then the rarer half is forgotten and starts anew, so
+    counts of common ones may fall a little short.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def add(self, text: str) -> None:
+        """Count a text's opening."""
+        self._counts[text[:_OPENING]] += 1
+        if len(self._counts) > _OPENINGS_HELD:
+            self._counts = Counter(dict(self._counts.most_common(_OPENINGS_HELD // 2)))
+
+    def common(self) -> list[dict[str, Any]]:
+        """Return the ten most common ones that recur."""
+        common = [(opening, count) for opening, count in self._counts.most_common(10) if count > 1]
+        # a lone surrogate, which JSON's \ud800 makes, cannot be printed
+        return [{"opening": o.encode("utf-8", "replace").decode(), "count": n} for o, n in common]
+
+
 @dataclass
 class Stats:
     """Counts over a stream of documents.
 
     Memory: one entry for each different length, at most 100,000 openings, and `ExactDedup`'s 12 to 24 bytes
-    for each different document. Counts of openings are exact until there are 100,000 different ones; then the
-    rarer half is forgotten and starts anew, so counts of common ones may fall a little short.
+    for each different document.
     """
 
     lengths: Counter[int] = field(default_factory=Counter)
-    openings: Counter[str] = field(default_factory=Counter)
+    openings: Openings = field(default_factory=Openings)
     duplicates: int = 0
     _dedup: ExactDedup = field(default_factory=ExactDedup)
     _table: np.ndarray = field(default_factory=_class_table)
@@ -55,15 +99,10 @@ class Stats:
         for document in documents:
             text = document.text
             self.lengths[len(text)] += 1
-            self.duplicates += isinstance(self._dedup(document), Drop)
+            self.duplicates += not self._dedup.is_new(text)
             codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
             self._classes += np.bincount(self._table[codes], minlength=len(_NAMES))
-            self._open(text[:_OPENING])
-
-    def _open(self, opening: str) -> None:
-        self.openings[opening] += 1
-        if len(self.openings) > _OPENINGS_HELD:
-            self.openings = Counter(dict(self.openings.most_common(_OPENINGS_HELD // 2)))
+            self.openings.add(text)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -73,10 +112,10 @@ class Stats:
             "documents": documents,
             "characters": characters,
             "mean_chars": characters / max(1, documents),
-            "percentiles": self.percentiles(),
-            "duplicates": {"count": self.duplicates, "share": self.duplicates / max(1, documents)},
+            "percentiles": percentiles(self.lengths),
+            "duplicates": part(self.duplicates, documents),
             "character_classes": self.character_classes(),
-            "common_openings": self.common_openings(),
+            "common_openings": self.openings.common(),
             "histogram": self.histogram(),
         }
 
@@ -84,25 +123,6 @@ class Stats:
         """Return the share of each kind of character; they add up to 1."""
         counts = dict(zip(_NAMES, self._classes.tolist(), strict=True))
         return {name: counts[name] / max(1, sum(counts.values())) for name in (*_CLASSES, "other")}
-
-    def common_openings(self) -> list[dict[str, Any]]:
-        """Return the ten most common first 12 characters that recur; boilerplate shows there."""
-        common = [(opening, count) for opening, count in self.openings.most_common(10) if count > 1]
-        # a lone surrogate, which JSON's \ud800 makes, cannot be printed
-        return [{"opening": o.encode("utf-8", "replace").decode(), "count": n} for o, n in common]
-
-    def percentiles(self) -> dict[str, int]:
-        """Return exact percentiles of the documents' lengths in characters (nearest rank)."""
-        ordered, total = sorted(self.lengths.items()), sum(self.lengths.values())
-        found: dict[str, int] = {}
-        for percent in _PERCENTILES:
-            rank, seen = max(1, -(-percent * total // 100)), 0
-            for length, count in ordered:
-                seen += count
-                if seen >= rank:
-                    found[f"p{percent}"] = length
-                    break
-        return {"min": ordered[0][0], **found, "max": ordered[-1][0]} if ordered else {}
 
     def histogram(self) -> list[dict[str, int]]:
         """Count documents by length, in bins that double."""

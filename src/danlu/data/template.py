@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any, NoReturn
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from danlu.data.chat import Message
+from danlu.data.chat import Conversation, Message, Preference
 from danlu.errors import DataError, TokenizerError
 from danlu.tokenizer import Tokenizer, token_text
 
@@ -97,6 +98,19 @@ class ChatTemplate:
             done = after[:end]
         rest = self._ids(self.render(guarded)[len(done) :], hidden)
         return Encoded(ids + rest, scored + [False] * len(rest))
+
+    def encode_sides(self, record: Conversation | Preference) -> list[Encoded]:
+        """Encode a conversation, or both sides of a pair: there the last answers are compared, not what is before."""
+        asked = len(self.prompt(record.prompt)) if isinstance(record, Preference) else 0
+        sides = [self.encode(side) for side in record.sides]
+        return [Encoded(side.ids, [False] * asked + side.scored[asked:]) for side in sides]
+
+    def stretches(self, encoded: Encoded) -> Iterator[tuple[str, bool]]:
+        """Yield the text that a model reads, special tokens shown: pieces, and whether each is scored."""
+        at = 0
+        for is_scored, same in groupby(encoded.scored):
+            start, at = at, at + len(list(same))
+            yield self.tokenizer.decode(encoded.ids[start:at]), is_scored
 
     def _end_of_turn(self, text: str, start: int) -> int:
         """Return where the mark that ends the turn ends; the turn's own end where it has none."""
