@@ -293,6 +293,9 @@ class TrainConfig(Table):
     prompts: tuple[str, ...] = Field(default=("珠穆朗玛峰是",), strict=False, description="continued by every sample")
     sample_tokens: int = Field(default=60, ge=0, description="tokens of each such continuation; 0: none")
     sample_every: int = Field(default=0, ge=0, description="steps between samples; 0: at every evaluation")
+    questions: int = Field(
+        default=100, ge=0, description="fine-tuning: held-out questions answered at the end, before and after; 0: none"
+    )
     model: Annotated[ModelConfig, Field(discriminator="model_type")] = Qwen3Config()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()

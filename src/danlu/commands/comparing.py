@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from danlu import log, storage
 from danlu.config import TrainConfig
-from danlu.configure import check, read_tables
+from danlu.configure import read_tables
 from danlu.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _SHOWN = 12
 _MAX_NEW_TOKENS = 64
 
 
-def compare(run: Path, questions: int) -> dict[str, Any]:
+def compare(config: TrainConfig, questions: int) -> dict[str, Any]:
     """Judge the models on at most so many questions, put it into the run's report, and return the scores by name.
 
     What is there already is not done again.
@@ -32,10 +32,9 @@ def compare(run: Path, questions: int) -> dict[str, Any]:
     from danlu.evaluate.report import write_report
     from danlu.train.plan import load_plan
 
-    path = run / ANSWERS
+    run, path = config.out, config.out / ANSWERS
     if path.is_file():
         return storage.read_json(path, CheckpointError)["scores"]
-    config = check(TrainConfig, read_tables(str(run)), str(run))
     assert config.data is not None
     records = Conversations(Corpus([str(config.data / HELD_OUT)], text_key=None))
     asked = [record for record in islice(records, questions) if isinstance(record, Conversation)]
@@ -69,10 +68,11 @@ def _lineage(run: Path) -> dict[str, Path]:
     folder: Path | None = resolve(run)
     while folder is not None:
         settings = folder.parent.parent / "run.toml"
-        config = check(TrainConfig, read_tables(str(settings)), str(settings)) if settings.is_file() else None
-        tuned = config is not None and config.objective != "pretrain"
-        found.append((config.objective if config is not None and tuned else "base", folder))
-        folder = config.init if config is not None and tuned and config.init and config.init.is_dir() else None
+        tables = read_tables(str(settings)) if settings.is_file() else {}
+        is_tuned = tables.get("objective", "pretrain") != "pretrain"
+        found.append((tables["objective"] if is_tuned else "base", folder))
+        before = Path(tables.get("init", "")) if is_tuned else None
+        folder = before if before is not None and before.is_dir() else None
     names: dict[str, Path] = {}
     for name, folder in reversed(found):
         names[name if name not in names else f"{name} {sum(n.startswith(name) for n in names) + 1}"] = folder

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from danlu import storage
 from danlu.commands import finish
-from danlu.commands.comparing import compare
 from danlu.config import FinetuneConfig, TrainConfig
 from danlu.configure import check, merge, read_config, read_tables
 from danlu.errors import ConfigError, DataError, OutputError, TokenizerError
@@ -55,6 +54,7 @@ _COPIED = (
     "eval_every",
     "eval_tokens",
     "checkpoint_every",
+    "questions",
     "optim",
     "schedule",
     "device",
@@ -109,10 +109,6 @@ def finetune(config: FinetuneConfig, resume: bool = False, skip_bad: bool = Fals
         if is_new and not any(config.out.glob("checkpoints/step-*")):  # what cannot be run leaves nothing behind
             shutil.rmtree(config.out, ignore_errors=True)
         raise
-    adapter = Path(done["checkpoint"]) / "adapter"
-    done |= {"adapter": str(adapter)} if adapter.is_dir() else {}
-    if done["finished"] and config.questions:
-        done["answers"] = compare(Path(done["run"]), config.questions)
     return done
 
 

@@ -78,7 +78,7 @@ def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
     is_new = not config.out.exists()
     finished = open_run(config, resume)
     if finished is not None:
-        return finished
+        return _complete(config, finished)
     storage.write_json(config.out / "data.json", material.manifest)
     trainer = Trainer(
         config,
@@ -98,6 +98,17 @@ def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
             shutil.rmtree(config.out, ignore_errors=True)
         raise
     write_report(config.out)
+    return _complete(config, done)
+
+
+def _complete(config: TrainConfig, done: dict[str, Any]) -> dict[str, Any]:
+    """Add what a fine-tuning run leaves besides: its adapter's folder, and its answers before and after."""
+    adapter = Path(done["checkpoint"]) / "adapter"
+    done |= {"adapter": str(adapter)} if adapter.is_dir() else {}
+    if config.objective != "pretrain" and config.questions and done["finished"]:
+        from danlu.commands.comparing import compare
+
+        done["answers"] = compare(config, config.questions)
     return done
 
 

@@ -118,7 +118,7 @@ def prepare_turns(
                 for encoded in pieces:
                     splits[SPLITS[held_out]].add(encoded)
                 if held_out and pieces:
-                    turns = [{"role": m.role, "content": m.content} for m in _sides(record)[0]]
+                    turns = [{"role": m.role, "content": m.content} for m in record.sides[0]]
                     asked.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
         _require_both(splits, counts, context, validation_share)
         entries = {name: _write_rows(scratch, name, split, context, together) for name, split in splits.items()}
