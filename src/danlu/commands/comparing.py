@@ -30,6 +30,7 @@ def compare(config: TrainConfig, questions: int) -> dict[str, Any]:
     from danlu.data.turns import HELD_OUT
     from danlu.evaluate.chat import ANSWERS, judge, side_by_side
     from danlu.evaluate.report import write_report
+    from danlu.infer.sampling import Sampling
     from danlu.train.plan import load_plan
 
     run, path = config.out, config.out / ANSWERS
@@ -52,6 +53,8 @@ def compare(config: TrainConfig, questions: int) -> dict[str, Any]:
                 ChatTemplate(tokenizer),
                 asked,
                 max_new_tokens=_MAX_NEW_TOKENS,
+                sampling=Sampling(),
+                seed=config.seed,
                 on_progress=lambda _: bar.advance(task),
             )
             scores[name] = score.as_dict()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from danlu import log, storage
 from danlu.commands import finish
+from danlu.commands.demo_chat import taught_text, teach
 from danlu.config import TrainConfig
 from danlu.configure import check, merge, parse_flags, read_tables
 from danlu.errors import ConfigError
@@ -32,8 +33,10 @@ class Options:
     """how long all of it may take"""
     out: Path = Path("demo")
     """folder that everything is written to"""
+    chat: bool = False
+    """afterwards teach it to answer, on the built-in conversations; that takes about as long again"""
     resume: bool = False
-    """go on with an interrupted demo in --out"""
+    """go on with an interrupted demo in --out, or with --chat after a finished one"""
     seed: int = 0
     """of initialisation, shuffling and samples"""
     json: bool = False
@@ -67,6 +70,9 @@ def demo(options: Options) -> dict[str, Any]:
         "baselines": baselines,
     }
     judged = _judge(options, shards, tokenizer, Path(done["checkpoint"])) if done["finished"] else {}
+    if options.chat and done["finished"]:
+        judged["chat"] = teach(options.out, options.minutes, options.seed)
+        result["finished"] = judged["chat"]["finished"]
     return {**result, **judged, "seconds": _since(started)}
 
 
@@ -178,8 +184,9 @@ def _judge(options: Options, shards: Shards, tokenizer: Tokenizer, checkpoint: P
 
 
 def _stopped(options: Options, result: dict[str, Any]) -> str:
-    step, checkpoint = result["step"], result["checkpoint"]
-    return f"stopped at step {step:,}, saved in {checkpoint}\ngo on with: danlu demo --resume --out {options.out}"
+    at = result.get("chat", result)
+    again = f"danlu demo{' --chat' if options.chat else ''} --resume --out {options.out}"
+    return f"stopped at step {at['step']:,}, saved in {at['checkpoint']}\ngo on with: {again}"
 
 
 def _since(started: float) -> float:
@@ -203,7 +210,9 @@ def _text(result: dict[str, Any]) -> str:
             f"report: {result['report']}",
             f"checkpoint: {checkpoint} (transformers opens it)",
             "",
+            *(taught_text(result["chat"]) if "chat" in result else ()),
             "try next:",
+            *([f"  danlu chat {result['chat']['run']}"] if "chat" in result else ()),
             f"  danlu generate {checkpoint} 今天天气",
             f"  danlu summary {checkpoint}",
             f'  danlu train nano --data {result["data"]} --out longer --budget "30 min"',

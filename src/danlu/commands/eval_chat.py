@@ -35,6 +35,8 @@ class ChatOptions:
     """with --chat: most conversations to judge by, taken evenly"""
     max_new_tokens: int = 128
     """with --chat: longest answer"""
+    temperature: float = 0.8
+    """with --chat: of the answers, drawn as `danlu generate` draws; 0: always the likeliest token"""
     show: int = 0
     """with --chat: how many questions to print, with the reference and every model's answer"""
 
@@ -65,7 +67,7 @@ def judge_chat(path: Path, options: Options) -> int:
     if not asked:
         shortest = min(s.model.context for s in speakers.values())
         raise DataError(f"{', '.join(options.chat)}: no conversation fits into the context of {shortest:,} tokens")
-    scores, answers = _judged(speakers, asked, len(taken) - len(asked), options.max_new_tokens)
+    scores, answers = _judged(speakers, asked, len(taken) - len(asked), options)
     result = {
         "checkpoint": str(path),
         **scores[path].as_dict(),
@@ -73,6 +75,7 @@ def judge_chat(path: Path, options: Options) -> int:
         "skipped": corpus.skipped,
         "device": machine.device,
         "precision": machine.precision,
+        "temperature": options.temperature,
         "against": {str(p): score.as_dict() for p, score in scores.items() if p != path},
         "shown": side_by_side(answers, options.show),
     }
@@ -118,9 +121,10 @@ def _speaker(path: Path, machine: Machine) -> _Speaker:
 
 
 def _judged(
-    speakers: dict[Path, _Speaker], asked: Sequence[Conversation], left_out: int, max_new_tokens: int
+    speakers: dict[Path, _Speaker], asked: Sequence[Conversation], left_out: int, options: ChatOptions
 ) -> tuple[dict[Path, ChatScore], dict[Path, list[Answer]]]:
     from danlu.evaluate.chat import judge
+    from danlu.infer.sampling import Sampling
 
     scores: dict[Path, ChatScore] = {}
     answers: dict[Path, list[Answer]] = {}
@@ -133,7 +137,8 @@ def _judged(
                     speaker.tokenizer,
                     speaker.template,
                     asked,
-                    max_new_tokens=max_new_tokens,
+                    max_new_tokens=options.max_new_tokens,
+                    sampling=Sampling(options.temperature),
                     on_progress=lambda _: bar.advance(task),
                 )
             except CheckpointError as error:
@@ -154,8 +159,8 @@ def _text(result: dict[str, Any], scores: dict[Path, ChatScore], max_new_tokens:
     return "\n".join(
         [
             f"{result['questions']:,} questions of {result['conversations']:,} conversations, "
-            f"{result['left_out']:,} longer than the context left out; greedy answers of at most "
-            f"{max_new_tokens:,} tokens, {result['precision']} on {result['device']}",
+            f"{result['left_out']:,} longer than the context left out; {result['precision']} on {result['device']}",
+            f"answers of at most {max_new_tokens:,} tokens, temperature {result['temperature']:g}",
             f"unreadable and passed over: {result['skipped']:,}",
             "",
             *("  ".join(row) for row in ([" " * (label + 2), *columns], *rows)),

@@ -164,7 +164,7 @@ def _answers(run: Path) -> str:
     head = ["question", "reference", *names]
     said = _table(head, [[row["question"], row["reference"], *(row["answers"][n] for n in names)] for row in shown])
     first = found["scores"][names[0]]
-    note = f"{first['questions']:,} held-out questions, answered greedily"
+    note = f"{first['questions']:,} held-out questions, answers drawn as danlu generate does"
     return (
         f"<h2>Answers</h2><p class='note'>{escape(note)}</p>{_table(['', *names], rows)}"
         f"<details open><summary>Side by side</summary>{said}</details>"

@@ -63,7 +63,8 @@ class Trial:
         if self.config.device.micro_batch_tokens:
             return self.config.device.micro_batch_tokens
         if self.device.type == "cpu":
-            return min(tokens, max(self.config.context, _CPU_MICRO_BATCH_TOKENS))
+            most = 0 if self.config.adapter == "lora" else _CPU_MICRO_BATCH_TOKENS  # small gradients: cheap to sum
+            return min(tokens, max(self.config.context, most))
         while True:
             try:
                 self.seconds(tokens)
