@@ -61,6 +61,16 @@ KEYS = [
     "device.micro_batch_tokens",
     "device.compile",
     "device.deterministic",
+    "adapter",
+    "questions",
+    "lora.rank",
+    "lora.alpha",
+    "dpo.kind",
+    "dpo.beta",
+    "dpo.gamma",
+    "distill.teacher",
+    "distill.temperature",
+    "distill.hard_share",
 ]
 
 

@@ -11,6 +11,7 @@ from danlu.config import ArticleConfig, Qwen3Config
 from danlu.data.chat import parse
 from danlu.data.template import ChatTemplate
 from danlu.evaluate.chat import ChatScore, judge
+from danlu.infer.sampling import Sampling
 from danlu.model import build_model
 from danlu.tokenizer import Tokenizer
 
@@ -72,7 +73,8 @@ def test_the_object_holds_what_the_function_returns_of_questions_taken_evenly(fo
     result = said(capsys, folder, "--chat", chat, *FEW)
     tokenizer = load_tokenizer(folder)
     asked = [parse(ROWS[number]) for number in (0, 3, 6)]
-    score, _ = judge(load_model(folder), tokenizer, ChatTemplate(tokenizer), asked, max_new_tokens=5)
+    template, sampling = ChatTemplate(tokenizer), Sampling(temperature=0.8)
+    score, _ = judge(load_model(folder), tokenizer, template, asked, max_new_tokens=5, sampling=sampling)
     for key, value in score.as_dict().items():
         assert result.pop(key) == pytest.approx(value, rel=1e-5)
     assert result.pop("device") in ("cpu", "cuda", "mps")
@@ -81,6 +83,7 @@ def test_the_object_holds_what_the_function_returns_of_questions_taken_evenly(fo
         "conversations": 10,
         "skipped": 0,
         "precision": "fp32",
+        "temperature": 0.8,
         "against": {},
         "shown": [],
     }

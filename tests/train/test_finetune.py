@@ -4,6 +4,8 @@ import json
 import math
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,35 @@ def test_a_run_that_was_cut_short_ends_with_the_same_bits(base, questions, prefe
     assert again["resumed_at"] is not None
     assert again["resumed_at"] < again["step"]
     assert_same_run(whole, again)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WAYS)
+def test_killed_at_any_moment_it_ends_with_the_same_bits(base, questions, preferences, tmp_path, capsys, name):
+    """SIGKILL again and again, at moments that a clock chooses, until a run gets through."""
+    data = preferences if "dpo" in name else questions
+    flags = [*way(name, base), "--checkpoint-every", "1"]
+    whole = printed(capsys, tuned(base, data, tmp_path / "whole", *flags, budget="12 steps"))
+    command = [
+        sys.executable,
+        "-m",
+        "danlu",
+        *tuned(base, data, tmp_path / "cut", *flags, budget="12 steps"),
+        "--resume",
+    ]
+    rng, kills = random.Random(name), 0
+    while True:
+        child = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            said, _ = child.communicate(timeout=rng.uniform(3.0, 6.0) + kills)
+            break
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+            kills += 1
+    assert child.returncode == 0
+    assert kills
+    assert_same_run(whole, json.loads(said.splitlines()[-1]))
 
 
 def test_of_preferences_it_learns_to_tell_chosen_from_rejected(base, preferences, tmp_path, capsys):

@@ -97,7 +97,7 @@ def test_micro_batches_of_pairs_add_up_to_the_whole():
 def test_before_the_first_step_no_answer_is_preferred():
     objective, same = Preference(DpoConfig()), model(1)
     loss, metrics = objective.loss(same, objective.collate(batch(same)))
-    assert float(loss) == pytest.approx(6 * math.log(2), rel=1e-5)
+    assert loss.item() == pytest.approx(6 * math.log(2), rel=1e-5)
     assert float(metrics["margin"]) == pytest.approx(0, abs=1e-4)
 
 
@@ -141,7 +141,7 @@ def test_distillation_equals_the_formula_token_by_token():
         text += float(F.cross_entropy(own, side[2:], reduction="sum"))
     objective = Distillation(teacher, config)
     loss, metrics = objective.loss(student, whole)
-    assert float(loss) == pytest.approx(0.75 * 9 * kl + 0.25 * text, rel=1e-4)
+    assert loss.item() == pytest.approx(0.75 * 9 * kl + 0.25 * text, rel=1e-4)
     assert float(metrics["kl_nats_per_token"]) == pytest.approx(kl, rel=1e-4)
     assert objective.count(whole) == int((whole.labels_BT != IGNORED).sum())
 
@@ -156,5 +156,5 @@ def test_a_teacher_of_transformers_sees_what_danlus_own_does(tmp_path):
     save_checkpoint(tmp_path / "teacher", teacher)
     theirs = ForeignModel(AutoModelForCausalLM.from_pretrained(tmp_path / "teacher"))
     whole = batch(student)
-    losses = [float(Distillation(t, DistillConfig()).loss(student, whole)[0]) for t in (teacher, theirs)]
+    losses = [Distillation(t, DistillConfig()).loss(student, whole)[0].item() for t in (teacher, theirs)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -11,7 +11,7 @@ from danlu.config import FinetuneConfig
 from danlu.configure import check
 from danlu.errors import DataError
 
-_EPOCHS, _MINUTES = 3.0, 5.0
+_EPOCHS, _MINUTES = 2.0, 5.0
 """So many passes over the conversations in a demo of so many minutes or more, fewer in a shorter one."""
 _SHOWN = 5
 

@@ -138,6 +138,8 @@ def _pack(config: FinetuneConfig, resume: bool, skip_bad: bool) -> TrainConfig:
     training = check(TrainConfig, tables, "danlu finetune")
     if resume and turns.is_dir():
         return training
+    if resume and config.out.is_dir():
+        storage.sweep(config.out)  # what a process killed while packing left
     storage.require_absent(config.out)
     corpus = Corpus(config.data, text_key=None, skip_bad=skip_bad)
     about: dict[str, Any] = {"sources": list(config.data)}

@@ -118,9 +118,8 @@ class Optimizer:
 
     def __init__(self, model: Model, config: OptimConfig, muon_dtype: torch.dtype = torch.float32):
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices: Named = [
-            pair for pair in model.matrix_parameters() if config.name == "muon" and pair[1].requires_grad
-        ]
+        matrices: Named = model.matrix_parameters() if config.name == "muon" else []
+        matrices = [(name, p) for name, p in matrices if p.requires_grad]
         in_muon = {id(p) for _, p in matrices}
         self.rest = [(name, p) for name, p in named if id(p) not in in_muon]
         self.muon = Muon(matrices, config, muon_dtype)
