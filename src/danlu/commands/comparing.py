@@ -38,7 +38,7 @@ def compare(config: TrainConfig, questions: int) -> dict[str, Any]:
         return storage.read_json(path, CheckpointError)["scores"]
     assert config.data is not None
     records = Conversations(Corpus([str(config.data / HELD_OUT)], text_key=None))
-    asked = [record for record in islice(records, questions) if isinstance(record, Conversation)]
+    asked = list(islice(records.only(Conversation), questions))
     plan, folders = load_plan(run), _lineage(run)
     scores: dict[str, Any] = {}
     answers: dict[str, list[Answer]] = {}

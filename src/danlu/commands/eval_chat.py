@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,22 +92,14 @@ def _evenly(corpus: Corpus, most: int) -> tuple[list[Conversation], int]:
     """Return at most so many conversations, evenly from all, and how many there are."""
     import numpy as np
 
-    total = sum(1 for _ in _conversations(corpus))
+    from danlu.data.chat import Conversation, Conversations
+
+    records = Conversations(corpus)
+    total = sum(1 for _ in records.only(Conversation))
     if not total:
         raise DataError(f"{', '.join(corpus.specs)}: holds no conversation")
     wanted = set(np.linspace(0, total, min(most, total), endpoint=False).astype(int).tolist())
-    return [c for number, c in enumerate(_conversations(corpus)) if number in wanted], total
-
-
-def _conversations(corpus: Corpus) -> Iterator[Conversation]:
-    """Yield the conversations; a preference is a bad record."""
-    from danlu.data.chat import Conversation, Conversations
-
-    for record in Conversations(corpus):
-        if isinstance(record, Conversation):
-            yield record
-        else:
-            corpus.bad(f"{record.source}, record {record.id}: is a preference, not a conversation")
+    return [c for number, c in enumerate(records.only(Conversation)) if number in wanted], total
 
 
 def _speaker(path: Path, machine: Machine) -> _Speaker:

@@ -143,19 +143,14 @@ def _pack(config: FinetuneConfig, resume: bool, skip_bad: bool) -> TrainConfig:
     storage.require_absent(config.out)
     corpus = Corpus(config.data, text_key=None, skip_bad=skip_bad)
     about: dict[str, Any] = {"sources": list(config.data)}
-    records = _of_kind(corpus, config.objective == "dpo", about)
+    records = _records(corpus, config.objective, about)
     prepare_turns(records, template, model.context, turns, config.validation_share, config.too_long, about, corpus.bad)
     return training
 
 
-def _of_kind(corpus: Corpus, preferences: bool, about: dict[str, Any]) -> Iterator[Conversation | Preference]:
-    """Yield the records, those of the other kind being bad; at the end, note how many were passed over."""
-    from danlu.data.chat import Conversations, Preference
+def _records(corpus: Corpus, objective: str, about: dict[str, Any]) -> Iterator[Conversation | Preference]:
+    """Yield what an objective learns from; at the end, note how many records were passed over."""
+    from danlu.data.chat import Conversation, Conversations, Preference
 
-    for record in Conversations(corpus):
-        if isinstance(record, Preference) == preferences:
-            yield record
-        else:
-            kinds = ("a conversation, not a preference", "a preference, not a conversation")
-            corpus.bad(f"{record.source}, record {record.id}: is {kinds[not preferences]}")
+    yield from Conversations(corpus).only(Preference if objective == "dpo" else Conversation)
     about["skipped"] = corpus.skipped

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from danlu.data.sources import Corpus
 from danlu.errors import DataError
@@ -100,6 +100,9 @@ def words(messages: Messages) -> str:
     return "\0".join(m.content for m in messages)
 
 
+Kind = TypeVar("Kind", bound="Conversation | Preference")
+
+
 @dataclass
 class Conversations:
     """Iterates over a corpus's conversations (and preferences), in its order.
@@ -122,6 +125,15 @@ class Conversations:
                 self.corpus.bad(f"{document.source}, record {document.id}: {error}")
             else:
                 yield record
+
+    def only(self, kind: type[Kind]) -> Iterator[Kind]:
+        """Yield the records of one kind; another's is a bad one."""
+        for record in self:
+            if isinstance(record, kind):
+                yield record
+            else:
+                found, wanted = type(record).__name__.lower(), kind.__name__.lower()
+                self.corpus.bad(f"{record.source}, record {record.id}: is a {found}, not a {wanted}")
 
 
 def holds_conversations(specs: Sequence[str], text_key: str) -> bool:

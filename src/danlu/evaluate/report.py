@@ -96,7 +96,8 @@ def _cards(run: Path, rows: Sequence[Row]) -> str:
     steps, parameters = _last(train, "step"), _parameters(run)
     speeds = [speed for row in train if (speed := finite(row, "tokens_per_second")) is not None]
     epoch = _json(run / "data.json").get("splits", {}).get("train", {}).get("tokens")
-    epochs = f" · {tokens / epoch:.2f} epochs" if tokens is not None and epoch else ""
+    is_text = "conversations" not in _json(run / "data.json")  # beside conversations text may be read
+    epochs = f" · {tokens / epoch:.2f} epochs" if tokens is not None and epoch and is_text else ""
     cards = [
         (_short(parameters), "parameters", parameters is not None),
         (_short(tokens), f"tokens seen{epochs}", tokens is not None),
