@@ -209,7 +209,44 @@ class DeviceConfig(Table):
     deterministic: bool = Field(default=False, description="CUDA: only deterministic kernels, for bit-exact resume")
 
 
-class FinetuneConfig(Table):
+class RunConfig(Table):
+    """What every run is set by, whatever it learns from."""
+
+    adapter: Literal["none", "lora"] = Field(
+        default="none", description="lora: the weights stay, narrow matrices beside them learn"
+    )
+    replay: Path | None = Field(
+        default=None, strict=False, description="sft, distill: shard folder of pretraining text that goes on being read"
+    )
+    replay_share: float = Field(default=0.2, ge=0, lt=1, description="its share of all rows")
+    seed: int = Field(default=0, ge=0, description="of initialisation, shuffling and dropout")
+    batch_tokens: int = Field(default=4096, gt=0, description="tokens a step; a multiple of context")
+    eval_every: int = Field(default=0, ge=0, description="steps between evaluations; 0: ten over the run")
+    eval_tokens: int = Field(default=32_768, gt=0, description="validation tokens of an evaluation during the run")
+    checkpoint_every: int = Field(
+        default=0, ge=0, description="steps between checkpoints; 0: ten over the run, and one every ten minutes"
+    )
+    keep_checkpoints: int = Field(default=2, gt=0, description="checkpoints kept, besides the best")
+    sample_tokens: int = Field(default=60, ge=0, description="tokens of each prompt's continuation; 0: none")
+    sample_every: int = Field(default=0, ge=0, description="steps between samples; 0: at every evaluation")
+    questions: int = Field(
+        default=100, ge=0, description="fine-tuning: held-out questions answered at the end, before and after; 0: none"
+    )
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    device: DeviceConfig = DeviceConfig()
+    lora: LoraConfig = LoraConfig()
+    dpo: DpoConfig = DpoConfig()
+    distill: DistillConfig = DistillConfig()
+
+    @field_validator("budget", check_fields=False)
+    @classmethod
+    def _known_unit(cls, text: str) -> str:
+        parse_budget(text)
+        return text
+
+
+class FinetuneConfig(RunConfig):
     """A fine-tuning run, from conversations: what `danlu finetune` packs, and how its run is trained."""
 
     checkpoint: Path | None = Field(default=None, strict=False, description="checkpoint or run folder to start from")
@@ -219,40 +256,18 @@ class FinetuneConfig(Table):
     objective: Literal["sft", "dpo", "distill"] = Field(
         default="sft", description="sft: the assistant's words; dpo: preferences; distill: a teacher's distribution"
     )
-    adapter: Literal["none", "lora"] = Field(
-        default="none", description="lora: the weights stay, narrow matrices beside them learn"
-    )
     out: Path = Field(default=Path("tuned"), strict=False, description="run folder to make")
     budget: str = Field(default="2 epochs", description='how long: "300 steps", "2 epochs", "10 min"')
-    replay: Path | None = Field(
-        default=None, strict=False, description="shard folder of pretraining text to go on reading, to forget less"
-    )
-    replay_share: float = Field(default=0.2, ge=0, lt=1, description="its share of all rows")
     validation_share: float = Field(default=0.05, gt=0, lt=1, description="share of the conversations held out")
     too_long: Literal["drop", "split"] = Field(
         default="drop", description="a conversation longer than the context: dropped, or cut before a question; counted"
     )
-    batch_tokens: int = Field(default=4096, gt=0, description="tokens a step; rounded up to whole rows")
-    seed: int = Field(default=0, ge=0, description="of the order of rows")
     prompts: tuple[str, ...] = Field(
         default=("你好，你是谁？",), strict=False, description="questions answered by every sample"
     )
-    sample_tokens: int = Field(default=60, ge=0, description="tokens of each such answer; 0: none")
-    eval_every: int = Field(default=0, ge=0, description="steps between evaluations; 0: ten over the run")
-    eval_tokens: int = Field(default=32_768, gt=0, description="held-out tokens of an evaluation during the run")
-    checkpoint_every: int = Field(default=0, ge=0, description="steps between checkpoints; 0: ten over the run")
-    questions: int = Field(
-        default=100, ge=0, description="held-out questions answered at the end, before and after; 0: none"
-    )
-    optim: OptimConfig = OptimConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    device: DeviceConfig = DeviceConfig()
-    lora: LoraConfig = LoraConfig()
-    dpo: DpoConfig = DpoConfig()
-    distill: DistillConfig = DistillConfig()
 
 
-class TrainConfig(Table):
+class TrainConfig(RunConfig):
     """A training run. Every key has a default but `data`."""
 
     preset: str | None = Field(default=None, description="named recipe this run started from")
@@ -264,45 +279,19 @@ class TrainConfig(Table):
         description="pretrain: every token of the text; sft: the assistant's words; dpo: the preferred answer; "
         "distill: a teacher's distribution",
     )
-    adapter: Literal["none", "lora"] = Field(
-        default="none", description="lora: the weights stay, narrow matrices beside them learn"
-    )
-    replay: Path | None = Field(
-        default=None, strict=False, description="sft, distill: shard folder of pretraining text that goes on being read"
-    )
-    replay_share: float = Field(default=0.2, ge=0, lt=1, description="its share of all rows")
     budget: str = Field(
         default="10 min", description='how long: "300 steps", "20M tokens", "2 epochs", "10 min", "8 h"'
     )
     embedding: Literal["random", "bigrams"] = Field(
         default="random", description="how it starts; bigrams: from what follows what in the training text"
     )
-    seed: int = Field(default=0, ge=0, description="of initialisation, shuffling and dropout")
     context: int = Field(default=512, gt=1, description="longest window, in tokens")
-    batch_tokens: int = Field(default=4096, gt=0, description="tokens a step; a multiple of context")
     packing: Packing = Field(
         default="packed", description="packed: windows over the joined documents; padded: a document a row"
     )
     document_mask: bool = Field(default=False, description="packed: attend only within a document")
-    eval_every: int = Field(default=0, ge=0, description="steps between evaluations; 0: ten over the run")
-    eval_tokens: int = Field(default=32_768, gt=0, description="validation tokens of an evaluation during the run")
-    checkpoint_every: int = Field(
-        default=0, ge=0, description="steps between checkpoints; 0: ten over the run, and one every ten minutes"
-    )
-    keep_checkpoints: int = Field(default=2, gt=0, description="checkpoints kept, besides the best")
     prompts: tuple[str, ...] = Field(default=("珠穆朗玛峰是",), strict=False, description="continued by every sample")
-    sample_tokens: int = Field(default=60, ge=0, description="tokens of each such continuation; 0: none")
-    sample_every: int = Field(default=0, ge=0, description="steps between samples; 0: at every evaluation")
-    questions: int = Field(
-        default=100, ge=0, description="fine-tuning: held-out questions answered at the end, before and after; 0: none"
-    )
     model: Annotated[ModelConfig, Field(discriminator="model_type")] = Qwen3Config()
-    optim: OptimConfig = OptimConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    device: DeviceConfig = DeviceConfig()
-    lora: LoraConfig = LoraConfig()
-    dpo: DpoConfig = DpoConfig()
-    distill: DistillConfig = DistillConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -311,12 +300,6 @@ class TrainConfig(Table):
         if isinstance(tables, dict) and isinstance(tables.get("model"), dict):
             return {**tables, "model": {"model_type": Qwen3Config().model_type, **tables["model"]}}
         return tables
-
-    @field_validator("budget")
-    @classmethod
-    def _known_unit(cls, text: str) -> str:
-        parse_budget(text)
-        return text
 
     @model_validator(mode="after")
     def _batches_fit(self) -> TrainConfig:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from danlu import storage
 from danlu.commands import finish
-from danlu.config import FinetuneConfig, TrainConfig
+from danlu.config import FinetuneConfig, RunConfig, TrainConfig
 from danlu.configure import check, merge, read_config, read_tables
 from danlu.errors import ConfigError, DataError, OutputError, TokenizerError
 
@@ -43,25 +43,7 @@ _RATES = {
 }
 _ADAPTER_RATES = {"sft": 2e-3, "distill": 2e-3, "dpo": 5e-4}
 _SCHEDULE = {"warmup_steps": 10, "decay": 1.0}
-_COPIED = (
-    "objective",
-    "adapter",
-    "budget",
-    "seed",
-    "replay_share",
-    "prompts",
-    "sample_tokens",
-    "eval_every",
-    "eval_tokens",
-    "checkpoint_every",
-    "questions",
-    "optim",
-    "schedule",
-    "device",
-    "lora",
-    "dpo",
-    "distill",
-)
+_COPIED = {*RunConfig.model_fields, "objective", "budget", "prompts"}
 """Keys that a run has under the same names."""
 _SWITCHES = ("--json", "--resume", "--skip-bad")
 
@@ -126,11 +108,10 @@ def _pack(config: FinetuneConfig, resume: bool, skip_bad: bool) -> TrainConfig:
     model, template = load_model(start), ChatTemplate(load_tokenizer(start))
     template.end_of_turn()
     row = model.context * (2 if config.objective == "dpo" else 1)  # the two sides of a pair share one
-    tables = config.model_dump(mode="json", include=set(_COPIED)) | {
+    tables = config.model_dump(mode="json", include=_COPIED) | {
         "data": str(turns),
         "out": str(config.out),
         "init": str(start),
-        "replay": None if config.replay is None else str(config.replay),
         "context": row,
         "batch_tokens": -(-config.batch_tokens // row) * row,
         "model": model.config.model_dump(mode="json"),

@@ -69,7 +69,7 @@ class NextToken:
 
 
 @dataclass(frozen=True)
-class Distillation:
+class Distillation(NextToken):
     """A teacher's whole distribution beside the text itself: T²·KL(teacher ‖ student), both softened by T.
 
     Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2.
@@ -77,16 +77,6 @@ class Distillation:
 
     teacher: nn.Module
     config: DistillConfig
-    loss_name: ClassVar[str] = "loss_nats_per_token"
-    best_by: ClassVar[str] = "bits_per_char"
-
-    def collate(self, batch: Batch) -> Batch:
-        """Return the batch as it is."""
-        return batch
-
-    def count(self, batch: Batch) -> int:
-        """Count the scored tokens."""
-        return batch.scored
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         """Sum (1 − h)·T²·KL + h·cross-entropy over the scored tokens, h being `hard_share`."""
