@@ -266,6 +266,11 @@ class FinetuneConfig(RunConfig):
         default=("你好，你是谁？",), strict=False, description="questions answered by every sample"
     )
 
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_is_enough(cls, data: Any) -> Any:
+        return (data,) if isinstance(data, str) else data
+
 
 class TrainConfig(RunConfig):
     """A training run. Every key has a default but `data`."""

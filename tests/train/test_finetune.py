@@ -60,6 +60,8 @@ def tuned(base, questions, out, *more, budget="6 steps"):
         "10",
         "--sample-tokens",
         "0",
+        "--device.precision",
+        "fp32",
     ]
     return ["finetune", *map(str, (base, *flags, *more)), "--json"]
 
@@ -195,7 +197,7 @@ def test_a_teacher_is_followed(base, questions, tmp_path, capsys):
 def test_the_same_keys_may_stand_in_a_toml_file(base, questions, tmp_path, capsys):
     path = tmp_path / "tune.toml"
     path.write_text(f'''checkpoint = "{base}"
-data = ["{questions}"]
+data = "{questions}"
 out = "{tmp_path / "run"}"
 budget = "2 steps"
 adapter = "lora"
@@ -228,6 +230,55 @@ def test_objectives_that_cannot_be_met_are_one_line_each(base, questions, prefer
         assert main(tuned(base, data, tmp_path / "run", *flags)) == 2
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
         assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_moved_goes_on_from_anywhere(base, questions, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = printed(capsys, tuned(base, questions, "whole", "--checkpoint-every", "2"))
+    run = Path(printed(capsys, tuned(base, questions, "cut", "--checkpoint-every", "2"))["run"])
+    (run / "summary.json").unlink()
+    shutil.rmtree(sorted((run / "checkpoints").iterdir())[-1])
+    run.rename("moved")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = printed(capsys, ["finetune", "../moved", "--resume", "--json"])
+    assert again["resumed_at"] == 4
+    monkeypatch.chdir(tmp_path)
+    again = {key: value.removeprefix("../") if isinstance(value, str) else value for key, value in again.items()}
+    assert_same_run(whole, again)
+
+
+def test_conversations_cut_at_a_turn_are_what_is_asked(base, tmp_path, capsys):
+    path = tmp_path / "long.jsonl"
+    talk = [{"role": role, "content": f"{role[0]}{n}长江。"} for n in range(20) for role in ("user", "assistant")]
+    rows = [{"messages": [{**talk[0], "content": f"问{number}"}, *talk[1:]]} for number in range(8)]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    flags = ["--too-long", "split", "--questions", "5", "--validation-share", "0.5"]
+    assert main(tuned(base, path, tmp_path / "run", *flags, budget="1 steps")) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out.splitlines()[-1])["answers"]["sft"]["questions"] == 5
+    assert "cut before a question 8" in said.err
+    assert "5 held-out questions, base → sft: nats/token" in said.out
+
+
+def test_a_run_stopped_while_packing_says_how_to_go_on(base, questions, tmp_path, capsys):
+    printed(capsys, tuned(base, questions, tmp_path / "run", budget="1 steps"))
+    for path in (tmp_path / "run").iterdir():
+        if path.name != "turns":
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    assert main(["finetune", str(tmp_path / "run"), "--resume"]) == 2
+    assert "was stopped before its run began. Repeat the command" in capsys.readouterr().err
+    assert main(tuned(base, questions, tmp_path / "run")) == 2
+    assert "Go on with it by --resume" in capsys.readouterr().err
+    assert printed(capsys, tuned(base, questions, tmp_path / "run", "--resume", budget="1 steps"))["step"] == 1
+
+
+def test_help_shows_the_rates_that_will_be_used(base, capsys):
+    for flags, rate in (([], "0.001"), (["--adapter", "lora"], "0.002"), (["--objective", "dpo"], "0.0001")):
+        with pytest.raises(SystemExit):
+            main(["finetune", str(base), *flags, "--help"])
+        shown = capsys.readouterr().out
+        assert f"(default: {rate})" in shown[shown.index("--optim.lr") :][:300]
 
 
 def test_a_run_with_an_adapter_needs_the_weights_it_stands_beside(base, questions, tmp_path, capsys):

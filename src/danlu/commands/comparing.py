@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from danlu import log, storage
+from danlu.commands.tuning import turns_folder
 from danlu.config import TrainConfig
 from danlu.configure import read_tables
 from danlu.errors import CheckpointError
@@ -36,8 +37,7 @@ def compare(config: TrainConfig, questions: int) -> dict[str, Any]:
     run, path = config.out, config.out / ANSWERS
     if path.is_file():
         return storage.read_json(path, CheckpointError)["scores"]
-    assert config.data is not None
-    records = Conversations(Corpus([str(config.data / HELD_OUT)], text_key=None))
+    records = Conversations(Corpus([str(turns_folder(config) / HELD_OUT)], text_key=None))
     asked = list(islice(records.only(Conversation), questions))
     plan, folders = load_plan(run), _lineage(run)
     scores: dict[str, Any] = {}

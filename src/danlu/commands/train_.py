@@ -154,6 +154,10 @@ def _model(config: TrainConfig, blocks: Blocks, tokenizer: Tokenizer) -> Model:
 
     if config.init is None:
         return build_model(config.model, blocks.vocab_size, config.context, seed_for(config.seed, "model"))
+    if not config.init.exists():
+        raise CheckpointError(
+            f"{config.init}: the model this run starts from is not there. Put it back, or name it in init"
+        )
     begun = load_model(config.init)
     context = begun.context if config.objective == "dpo" else config.context  # whose rows hold two of them
     model = build_model(config.model, blocks.vocab_size, context)
@@ -200,12 +204,12 @@ def _sampler(config: TrainConfig, tokenizer: Tokenizer) -> Sample:
     return sample
 
 
-def finished_text(done: dict[str, Any]) -> str:
+def finished_text(done: dict[str, Any], verb: str = "train") -> str:
     """Return what a person is told of a run that ended or was stopped."""
     if not done["finished"]:
         return (
             f"stopped at step {done['step']:,}, saved in {done['checkpoint']}\n"
-            f"go on with: danlu train {done['run']} --resume"
+            f"go on with: danlu {verb} {done['run']} --resume"
         )
     return (
         f"step {done['step']:,}  {done['tokens']:,} tokens  {done['seconds']:.0f} s  "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from danlu.config import TrainConfig
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
     from danlu.train.objectives import Distillation
     from danlu.train.trainer import Evaluate
 
+TURNS = "turns"
 Start = Callable[["Model"], object]
+
+
+def turns_folder(config: TrainConfig) -> Path:
+    """Return a run's packed conversations: its own, wherever the run has been moved to, or those that are named."""
+    own = config.out / TURNS
+    return config.data if config.data is not None and not own.is_dir() else own
 
 
 def material_of_conversations(config: TrainConfig) -> Material:
@@ -32,7 +40,7 @@ def material_of_conversations(config: TrainConfig) -> Material:
 
     if config.data is None or config.init is None:
         raise ConfigError(f"objective {config.objective}: needs packed conversations and `init`: use danlu finetune")
-    turns = open_turns(config.data)
+    turns = open_turns(turns_folder(config))
     tokenizer = Tokenizer.load(turns.tokenizer_folder)
     template = ChatTemplate(tokenizer)
     kept = tokenizer.ending_with(template.end_of_turn())

@@ -23,6 +23,8 @@ from danlu.data.turns import FORMAT, HELD_OUT
 from danlu.errors import DataError, TokenizerError
 
 TooLong = Literal["drop", "split"]
+Piece = tuple[Sequence[Message], Encoded]
+"""Turns, and the same as ids."""
 _COPY, _TOO_LONG = "copy of another", "longer than the context"
 _REASONS = (_COPY, _TOO_LONG)
 
@@ -115,11 +117,11 @@ def prepare_turns(
             for record, pieces in _encoded(records, template, context, too_long, counts, bad or _refuse):
                 held_out = normalised_hash(first_question(record.said)) < validation_share * 2**64
                 together = len(record.sides)
-                for encoded in pieces:
+                for number, (messages, encoded) in enumerate(pieces):
                     splits[SPLITS[held_out]].add(encoded)
-                if held_out and pieces:
-                    turns = [{"role": m.role, "content": m.content} for m in record.sides[0]]
-                    asked.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
+                    if held_out and number % together == 0:
+                        turns = [{"role": m.role, "content": m.content} for m in messages]
+                        asked.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
         _require_both(splits, counts, context, validation_share)
         entries = {name: _write_rows(scratch, name, split, context, together) for name, split in splits.items()}
         template.tokenizer.write_files(scratch / "tokenizer")
@@ -148,7 +150,7 @@ def _encoded(
     too_long: TooLong,
     counts: Counts,
     bad: Callable[[str], None],
-) -> Iterator[tuple[Conversation | Preference, list[Encoded]]]:
+) -> Iterator[tuple[Conversation | Preference, list[Piece]]]:
     """Yield each record, and what of it is kept."""
     seen = ExactDedup()
     for record in records:
@@ -169,16 +171,16 @@ def _refuse(message: str) -> NoReturn:
 
 def _pieces(
     record: Conversation | Preference, template: ChatTemplate, context: int, too_long: TooLong, counts: Counts
-) -> Iterator[Encoded]:
+) -> Iterator[Piece]:
     """Yield a conversation, or what of it fits: from the first on, as many turns as go together; or a pair's sides."""
     encoded = template.encode_sides(record)
     if all(len(side.ids) - 1 <= context for side in encoded):
-        yield from encoded
+        yield from zip(record.sides, encoded, strict=True)
         return
     found = 0
     for turns in _cut(record.sides[0], template, context + 1) if too_long == "split" and len(encoded) == 1 else ():
         found += 1
-        yield template.encode(turns)
+        yield turns, template.encode(turns)
     counts.cut += found > 0
     counts.dropped[_TOO_LONG] += not found
 

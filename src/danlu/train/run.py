@@ -114,7 +114,7 @@ def open_run(config: TrainConfig, resume: bool) -> dict[str, Any] | None:
     summary = folder / SUMMARY
     if not summary.is_file():
         return None
-    log.say(f"{folder}: is finished already. To train its model on, start a new run with --init {folder}")
+    log.say(f"{folder}: is finished already. To train its model on, start a new run from it")
     return storage.read_json(summary, CheckpointError)
 
 
