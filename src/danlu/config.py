@@ -307,6 +307,21 @@ class TrainConfig(RunConfig):
         return tables
 
     @model_validator(mode="after")
+    def _goes_together(self) -> TrainConfig:
+        if self.adapter != "none" and self.init is None:
+            raise ValueError("adapter: stands beside the weights of a model. Name its folder: --init")
+        if self.objective == "dpo" and self.replay is not None:
+            raise ValueError("objective dpo: reads pairs alone. Replay goes with sft and distill")
+        for table, goes_with in (("dpo", self.objective), ("lora", self.adapter)):
+            if goes_with != table and getattr(self, table) != type(self).model_fields[table].default:
+                raise ValueError(f"{table}: is set, but {goes_with} does not use it")
+        if (self.objective == "distill") != (self.distill.teacher is not None):
+            raise ValueError("objective distill and a teacher (--distill.teacher) need each other")
+        if self.objective != "pretrain" and any(s.window != self.context for s in self.schedule.stretches):
+            raise ValueError(f"objective {self.objective}: rows hold whole conversations, so no window is shorter")
+        return self
+
+    @model_validator(mode="after")
     def _batches_fit(self) -> TrainConfig:
         for where, window, batch_tokens in [
             ("", self.context, self.batch_tokens),
@@ -318,14 +333,6 @@ class TrainConfig(RunConfig):
             if self.context % window:
                 what = f"{where}window {window:,} does not divide context {self.context:,}"
                 raise ValueError(f"{what}. Change --{where}window or --context")
-        if self.adapter != "none" and self.init is None:
-            raise ValueError("adapter: stands beside the weights of a model. Name its folder: --init")
-        if self.objective == "dpo" and self.replay is not None:
-            raise ValueError("objective dpo: reads pairs alone. Replay goes with sft and distill")
-        if (self.objective == "distill") != (self.distill.teacher is not None):
-            raise ValueError("objective distill and a teacher (--distill.teacher) need each other")
-        if self.objective != "pretrain" and any(s.window != self.context for s in self.schedule.stretches):
-            raise ValueError(f"objective {self.objective}: rows hold whole conversations, so no window is shorter")
         untils = [s.until for s in self.schedule.stretches]
         if untils != sorted(set(untils)):
             raise ValueError("schedule.stretches: each `until` must be larger than the one before")

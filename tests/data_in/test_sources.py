@@ -234,7 +234,7 @@ WRONG = [
     ("tail.txt.zst", ZST + b"tail of another kind", "broken or cut short"),
     ("text.parquet", b"no table", "is no parquet file"),
     ("cut.parquet", b"PAR1" + bytes(99) + b"PAR1", "is no parquet file"),
-    ("array.json", b"[]", "of a kind that danlu does not read"),
+    ("array.json", b"[]", "holds no document"),
 ]
 
 
@@ -322,3 +322,25 @@ def test_memory_stays_flat_over_200_megabytes(tmp_path, suffix):
     documents, peak = map(int, said.stdout.split())
     assert documents == count
     assert peak < 150e6
+
+
+def test_a_json_array_is_read_where_it_is_named(tmp_path):
+    (tmp_path / "a.json").write_text('[{"text": "一"}, {"text": "二\\n三", "id": "x"}]', encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text('{"text": "四"}\n', encoding="utf-8")
+    corpus = Corpus([str(tmp_path / "a.json")])
+    assert [(d.text, d.id) for d in corpus] == [("一", "1"), ("二\n三", "x")]
+    assert [d.text for d in Corpus([str(tmp_path)])] == ["四"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"text": "一"}', "is no JSON array of records"),
+        ('[{"text": "一"}', "is no JSON"),
+        ('["一"]', "record 1: is no JSON object"),
+    ],
+)
+def test_a_json_file_of_something_else_is_one_line(tmp_path, text, message):
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        list(Corpus([str(tmp_path / "a.json")]))

@@ -226,6 +226,8 @@ def test_objectives_that_cannot_be_met_are_one_line_each(base, questions, prefer
         (questions, ["--objective", "distill"], "objective distill and a teacher (--distill.teacher) need each other"),
         (questions, ["--objective", "distill", "--distill.teacher", other], "the teacher has another tokenizer"),
         (preferences, ["--objective", "dpo", "--replay", shards_folder], "Replay goes with sft and distill"),
+        (questions, ["--dpo.kind", "ipo"], "dpo: is set, but sft does not use it"),
+        (questions, ["--lora.rank", "4"], "lora: is set, but none does not use it"),
     ):
         assert main(tuned(base, data, tmp_path / "run", *flags)) == 2
         assert message in capsys.readouterr().err.strip().splitlines()[-1]

@@ -12,6 +12,8 @@ from typing import IO, Any
 
 from danlu.errors import DataError
 
+ARRAY = ".json"
+"""One JSON array of records, as small chat sets come; read only where it is named itself: in folders lie other ones."""
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".txt.gz", ".txt.zst", ".parquet")
 INSTALL = 'pip install -e ".[data]"'
 _MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"PAR1": ".parquet"}
@@ -20,7 +22,7 @@ _PACKED_CHUNK = 1 << 10  # a block of zstd takes 4 bytes or more and unpacks to 
 
 
 def kind(path: Path) -> str:
-    """Return what a file holds once it is unpacked: `.jsonl`, `.txt` or `.parquet`."""
+    """Return what a file holds once it is unpacked: `.jsonl`, `.json`, `.txt` or `.parquet`."""
     return Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix
 
 
@@ -42,8 +44,8 @@ def _expand(spec: str) -> list[Path]:
             raise DataError(f"{spec}: holds no file that danlu reads ({', '.join(SUFFIXES)})")
         return found
     if path.is_file():
-        if not _readable(path):
-            raise DataError(f"{spec}: of a kind that danlu does not read. Known: {', '.join(SUFFIXES)}")
+        if not _readable(path) and path.suffix != ARRAY:
+            raise DataError(f"{spec}: of a kind that danlu does not read. Known: {', '.join((*SUFFIXES, ARRAY))}")
         return [path]
     if not glob.has_magic(spec):
         raise DataError(f"{spec or repr(spec)}: there is no such file or folder")

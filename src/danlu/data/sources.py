@@ -1,7 +1,7 @@
 """Sources: files, folders, globs and named corpora, as one stream of documents.
 
-`.jsonl` and `.txt` (plain, .gz, .zst) and `.parquet`. Everything streams: memory holds one record at a time
-(one file, where a `.txt` is one document; one batch of rows of a `.parquet`).
+`.jsonl` and `.txt` (plain, .gz, .zst), `.parquet`, and a `.json` array where it is named itself. All but that streams:
+memory holds one record at a time (one file, where a `.txt` is one document; one batch of rows of a `.parquet`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import IO, Any, Literal
 
 from danlu import log, storage
 from danlu.data import demo, demo_chat
-from danlu.data.files import INSTALL, expand, kind, opened
+from danlu.data.files import ARRAY, INSTALL, expand, kind, opened
 from danlu.errors import DataError
 from danlu.types import Document
 
@@ -150,7 +150,7 @@ class Corpus:
 
     def _text_file(self, path: Path) -> Iterator[Document]:
         with opened(path) as (file, self._position):
-            read = self._jsonl if kind(path) == ".jsonl" else self._txt
+            read = {".jsonl": self._jsonl, ARRAY: self._array}.get(kind(path), self._txt)
             yield from read(path, file)
 
     def _lines(self, path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
@@ -183,6 +183,22 @@ class Corpus:
                 continue
             document = self._record(record, path, number, where)
             if document is not None:
+                yield document
+
+    def _array(self, path: Path, file: IO[bytes]) -> Iterator[Document]:
+        """Read one JSON array of records, all of it at once."""
+        try:
+            records = json.loads(file.read().decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: is no UTF-8. Convert it, e.g. with iconv -f GB18030 -t UTF-8") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: is no JSON ({error}). One record a line is .jsonl") from None
+        if not isinstance(records, list):
+            raise DataError(f"{path}: is no JSON array of records. One record a line is .jsonl")
+        for number, record in enumerate(records, 1):
+            document = self._record(record, path, number, f"{path}, record {number}")
+            if document is not None:
+                self._count(document.text)
                 yield document
 
     def _record(self, record: Any, path: Path, number: int, where: str) -> Document | None:

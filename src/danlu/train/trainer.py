@@ -284,9 +284,12 @@ class Trainer:
             )
 
     def _due(self, every: int) -> bool:
-        """Tell whether an event of every so many steps (0: ten over the run) falls on this step."""
+        """Tell whether an event of every so many steps (0: ten over the run at most) falls on this step."""
         total = self._version.total_steps
-        return self.progress.step % (every or max(1, total // self.plan.events)) == 0 or self.progress.step >= total
+        return self.progress.step % self._distance(every) == 0 or self.progress.step >= total
+
+    def _distance(self, every: int) -> int:
+        return every or -(-self._version.total_steps // self.plan.events)
 
     def _judge(self) -> bool:
         """Evaluate; tell whether no trained weights were better, so that these are worth keeping."""
@@ -319,7 +322,7 @@ class Trainer:
     def _seconds_of_events_left(self) -> float:
         def left(every: int) -> int:
             total = self._version.total_steps
-            return 1 + (total - self.progress.step) // (every or max(1, total // self.plan.events))
+            return 1 + (total - self.progress.step) // self._distance(every)
 
         judging = self._judge_seconds * left(self.config.eval_every)
         return judging + self._save_seconds * left(self.config.checkpoint_every)
