@@ -19,7 +19,7 @@ from danlu.data.turns import Turns
 from danlu.evaluate.loss import Score, score_batches
 from danlu.model import Model
 from danlu.tokenizer import Tokenizer
-from danlu.train.objectives import Preference
+from danlu.train.objectives import Preference, preferred
 from danlu.types import IGNORED, Batch
 
 _ROWS = 8
@@ -73,8 +73,8 @@ class PairSet:
         """Return the loss of the chosen answers, and of the pairs: loss, margin, share preferred, KL to the reference.
 
         A pair is preferred where the chosen answer gained more on the reference than the rejected one; where both
-        gained the same, as before the first step, it counts half. The KL is of whole distributions, policy ‖
-        reference, a scored token's mean over both answers.
+        gained the same to rounding, as before the first step, it counts half. The KL is of whole distributions,
+        policy ‖ reference, a scored token's mean over both answers.
         """
         was_training = model.training
         model.eval()
@@ -96,7 +96,7 @@ class PairSet:
             nll_BT[scored_BT.cpu()] = F.nll_loss(own_NV, labels_N, reduction="none").cpu()
             loss_P, margin_P = self._objective.pairs(nll_BT, batch)
             sums["loss_nats_per_pair"] += float(loss_P.sum())
-            sums["preferred"] += float((margin_P > 0).sum() + 0.5 * (margin_P == 0).sum())
+            sums["preferred"] += float(preferred(margin_P).sum())
             sums["margin"] += float(margin_P.sum())
             pairs, tokens = pairs + len(loss_P), tokens + len(labels_N)
         model.train(was_training)

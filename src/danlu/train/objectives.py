@@ -20,6 +20,8 @@ from danlu.config import DistillConfig, DpoConfig
 from danlu.data.batches import REFERENCE
 from danlu.types import IGNORED, Batch
 
+_ROUNDING = 1e-3
+"""Nats of reward: what batches of other shapes make of the same answer."""
 Metrics = Mapping[str, Tensor]
 """Scalars, summed as the loss is."""
 
@@ -122,8 +124,7 @@ class Preference:
         """Sum the pairs' losses; the margin is that of the rewards, each β times what was gained on the reference."""
         nll_BT = model(batch.ids_BT, segments=batch.segments_BT, labels=batch.labels_BT).nll_BT
         loss_P, margin_P = self.pairs(nll_BT, batch)
-        preferred = (margin_P > 0).float() + 0.5 * (margin_P == 0)
-        return loss_P.sum(), {"preferred": preferred.sum(), "margin": margin_P.detach().sum()}
+        return loss_P.sum(), {"preferred": preferred(margin_P).sum(), "margin": margin_P.detach().sum()}
 
     def pairs(self, nll_BT: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return each pair's loss in nats and its margin of rewards."""
@@ -140,6 +141,11 @@ class Preference:
         gained_P = (chosen_P - chosen_reference_P) - (rejected_P - rejected_reference_P)
         loss_P = preference_loss(self.config, chosen_P - rejected_P, gained_P)
         return loss_P, self.config.beta * gained_P
+
+
+def preferred(margin_P: Tensor) -> Tensor:
+    """Return 1 for each pair whose chosen answer is ahead, ½ where neither is: the two differ by rounding alone."""
+    return (margin_P > _ROUNDING).float() + 0.5 * (margin_P.abs() <= _ROUNDING)
 
 
 def segment_sums(values_BT: Tensor, segments_BT: Tensor, segments: int) -> Tensor:
