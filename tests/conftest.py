@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from danlu.config import Qwen3Config
 from danlu.data.prepare import prepare
 from danlu.data.shards import open_shards
+from danlu.model import build_model
 from danlu.tokenizer import train_tokenizer
 from danlu.types import Document
 
@@ -38,6 +40,25 @@ def texts() -> list[str]:
 @pytest.fixture(scope="session")
 def tokenizer(texts):
     return train_tokenizer(texts, 320)
+
+
+@pytest.fixture(scope="module")
+def random_model(tokenizer):
+    """A model with a context of 128 tokens whose every weight counts: at first many are zero or one."""
+    config = Qwen3Config(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        intermediate_size=48,
+    )
+    model = build_model(config, tokenizer.vocab_size, 128, seed=1)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn(p.shape, generator=generator))
+    return model
 
 
 @pytest.fixture(scope="session")

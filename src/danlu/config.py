@@ -251,7 +251,9 @@ class FinetuneConfig(RunConfig):
 
     checkpoint: Path | None = Field(default=None, strict=False, description="checkpoint or run folder to start from")
     data: tuple[str, ...] = Field(
-        default=(), strict=False, description="conversations: files, folders, globs of .jsonl or .parquet, demo-chat"
+        default=(),
+        strict=False,
+        description="conversations: files, folders, globs (.jsonl, .json, .parquet), demo-chat",
     )
     objective: Literal["sft", "dpo", "distill"] = Field(
         default="sft", description="sft: the assistant's words; dpo: preferences; distill: a teacher's distribution"
@@ -314,7 +316,8 @@ class TrainConfig(RunConfig):
             raise ValueError("objective dpo: reads pairs alone. Replay goes with sft and distill")
         for table, goes_with in (("dpo", self.objective), ("lora", self.adapter)):
             if goes_with != table and getattr(self, table) != type(self).model_fields[table].default:
-                raise ValueError(f"{table}: is set, but {goes_with} does not use it")
+                flag = f"--adapter {table}" if table == "lora" else f"--objective {table}"
+                raise ValueError(f"{table}: is set, but {goes_with} does not use it. Add {flag}, or leave it out")
         if (self.objective == "distill") != (self.distill.teacher is not None):
             raise ValueError("objective distill and a teacher (--distill.teacher) need each other")
         if self.objective != "pretrain" and any(s.window != self.context for s in self.schedule.stretches):

@@ -9,40 +9,25 @@ import sys
 import time
 
 import pytest
-import torch
 
 from danlu.checkpoint import load_model, load_tokenizer, save_checkpoint
 from danlu.cli import main
 from danlu.commands import chat_
-from danlu.config import Qwen3Config
 from danlu.data.chat import Message
 from danlu.data.template import ChatTemplate
 from danlu.infer.engine import generate
 from danlu.infer.sampling import Sampling
 from danlu.infer.talk import Talk
-from danlu.model import build_model
 from danlu.tokenizer import Tokenizer
 
-CONFIG = Qwen3Config(
-    hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, intermediate_size=48
-)
 FLAGS = ["--max-new-tokens", "6", "--temperature", "0"]
 
 
-def random_model(vocab_size):
-    model = build_model(CONFIG, vocab_size, 128, seed=1)
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():  # as they are at first, many weights are zero or one
-        for p in model.parameters():
-            p.add_(0.2 * torch.randn(p.shape, generator=generator))
-    return model
-
-
 @pytest.fixture(scope="module")
-def folder(tokenizer, tmp_path_factory):
+def folder(tokenizer, random_model, tmp_path_factory):
     """As fine-tuning leaves it: the end of a turn is eos."""
     path = tmp_path_factory.mktemp("chat") / "tuned"
-    save_checkpoint(path, random_model(tokenizer.vocab_size), tokenizer.ending_with("<|im_end|>"))
+    save_checkpoint(path, random_model, tokenizer.ending_with("<|im_end|>"))
     return path
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from danlu.config import ArticleConfig, Qwen3Config
+from danlu.config import ArticleConfig
 from danlu.data.chat import Message
 from danlu.data.template import ChatTemplate
 from danlu.errors import DataError
@@ -13,20 +13,12 @@ from danlu.infer.talk import Talk
 from danlu.model import build_model
 
 CONTEXT = 128
-CONFIG = Qwen3Config(
-    hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, intermediate_size=48
-)
 GREEDY = Sampling(temperature=0.0)
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer):
-    made = build_model(CONFIG, tokenizer.vocab_size, CONTEXT, seed=1)
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():  # as they are at first, many weights are zero or one
-        for p in made.parameters():
-            p.add_(0.2 * torch.randn(p.shape, generator=generator))
-    return made
+def model(random_model):
+    return random_model
 
 
 @pytest.fixture(scope="module")

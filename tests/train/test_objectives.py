@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_run import TINY
 
 from danlu.config import DistillConfig, DpoConfig, Qwen3Config
 from danlu.data.batches import REFERENCE
@@ -13,14 +14,7 @@ from danlu.train.objectives import Distillation, Preference, preference_loss
 from danlu.train.step import accumulate, split
 from danlu.types import IGNORED, Batch
 
-SIZES = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "intermediate_size": 48,
-}
+SIZES = TINY["model"]
 V, T = 60, 24
 PAIRS = ([(7, 5), (4, 8)], [(3, 9)], [(6, 6), (5, 3), (2, 2)])
 """Lengths of the chosen and the rejected answer of each pair, row by row."""

@@ -74,7 +74,7 @@ def _lineage(run: Path) -> dict[str, Path]:
         tables = read_tables(str(settings)) if settings.is_file() else {}
         is_tuned = tables.get("objective", "pretrain") != "pretrain"
         found.append((tables["objective"] if is_tuned else "base", folder))
-        before = Path(tables.get("init", "")) if is_tuned else None
+        before = Path(tables["init"]) if is_tuned else None
         folder = before if before is not None and before.is_dir() else None
     names: dict[str, Path] = {}
     for name, folder in reversed(found):

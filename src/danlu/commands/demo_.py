@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from danlu import log, storage
 from danlu.commands import finish
-from danlu.commands.demo_chat import taught_text, teach
+from danlu.commands.demo_chat import require_conversations, taught_text, teach
 from danlu.config import TrainConfig
 from danlu.configure import check, merge, parse_flags, read_tables
 from danlu.errors import ConfigError
@@ -58,6 +58,8 @@ def demo(options: Options) -> dict[str, Any]:
         raise ConfigError(f"danlu demo: --minutes {options.minutes:g}: give between 0.5 and 10,000 minutes")
     if not options.resume:
         storage.require_absent(options.out)
+    if options.chat:
+        require_conversations()
     log.say(f"danlu demo: {options.minutes:g} minutes, into {options.out}/")
     shards, tokenizer = _data(options.out)
     baselines = _baselines(options.out, shards, tokenizer)

@@ -16,6 +16,13 @@ _EPOCHS, _MINUTES = 2.0, 5.0
 _SHOWN = 5
 
 
+def require_conversations() -> None:
+    """Raise DataError where the built-in conversations are not installed: before minutes of training, not after."""
+    from danlu.data.sources import Corpus
+
+    Corpus(["demo-chat"], text_key=None)
+
+
 def teach(out: Path, minutes: float, seed: int) -> dict[str, Any]:
     """Fine-tune the model in `out`/run into `out`/chat, or go on with that; return what --json says of it."""
     from danlu.evaluate.chat import ANSWERS

@@ -23,7 +23,7 @@ USAGE = """usage: danlu finetune CKPT|RUN.toml|RUN_FOLDER --data FILE… [--resu
 CKPT         checkpoint folder, or run folder (its best), to start from
 RUN.toml     settings, `checkpoint` among them
 RUN_FOLDER   with --resume: go on with what was recorded there
---data       conversations: .jsonl or .parquet of messages, conversations, instruction/output, question/answer;
+--data       conversations: .jsonl, .json, .parquet of messages, conversations, instruction/output, question/answer;
              preferences for --objective dpo; or demo-chat, which comes with the extra [demo]
 --objective  sft (the assistant's words), dpo (preferred answers), distill (a teacher's distribution)
 --adapter    lora: the weights stay, narrow matrices beside them learn

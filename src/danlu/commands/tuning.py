@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from danlu.data.turns import Turns
     from danlu.model import Model
     from danlu.tokenizer import Tokenizer
-    from danlu.train.objectives import Distillation
+    from danlu.train.objectives import Distillation, Preference
     from danlu.train.trainer import Evaluate
 
 TURNS = "turns"
@@ -72,7 +72,7 @@ def _answers(config: TrainConfig, turns: Turns, tokenizer: Tokenizer) -> Evaluat
     return lambda model: answers.score(model).as_dict()
 
 
-def _pairs(config: TrainConfig, turns: Turns, tokenizer: Tokenizer, objective: Any) -> tuple[Evaluate, Start]:
+def _pairs(config: TrainConfig, turns: Turns, tokenizer: Tokenizer, objective: Preference) -> tuple[Evaluate, Start]:
     """Judge pairs beside the reference, which is stored before the first step."""
     from danlu.checkpoint import load_model
     from danlu.evaluate.answers import PairSet, held_out, record_reference

@@ -66,3 +66,15 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def quality_text(quality: Mapping[str, float]) -> str:
+    """Return what a person is told of an evaluation."""
+    parts = [
+        f"{quality['bits_per_char']:.3f} bits/char",
+        f"{quality['loss_nats_per_token']:.3f} nats/token on validation text",
+        f"{quality['text_bits_per_char']:.3f} bits/char on pretraining text" if "text_bits_per_char" in quality else "",
+        f"{quality['preferred']:.1%} of pairs as preferred" if "preferred" in quality else "",
+        f"{quality['kl_nats_per_token']:.3f} nats/token from the reference" if "kl_nats_per_token" in quality else "",
+    ]
+    return ", ".join(part for part in parts if part)

@@ -23,7 +23,7 @@ from danlu.tokenizer import Tokenizer
 from danlu.train import devices, plan, schedule
 from danlu.train.ahead import Ahead
 from danlu.train.budget import Clock, TimeBudget
-from danlu.train.display import Display
+from danlu.train.display import Display, quality_text
 from danlu.train.interrupt import StopRequest, stop_on_signals
 from danlu.train.objectives import NextToken, Objective
 from danlu.train.optim import Optimizer
@@ -299,7 +299,7 @@ class Trainer:
         quality = dict(self.evaluate(self.model))
         self.progress.quality = quality
         self.metrics.write("eval", step, tokens=self.progress.tokens, seconds=round(seconds, 3), **quality)
-        self.display.say(f"step {step:,}: {_words(quality)}")
+        self.display.say(f"step {step:,}: {quality_text(quality)}")
         self._judge_seconds = self.clock.seconds - seconds
         figure = quality[self.objective.best_by]
         if step == 0 or not figure <= (self.progress.best or math.inf):
@@ -381,14 +381,3 @@ class Trainer:
         if done.finished:
             storage.write_json(self.run.path / SUMMARY, asdict(done))
         return done
-
-
-def _words(quality: Mapping[str, float]) -> str:
-    parts = [
-        f"{quality['bits_per_char']:.3f} bits/char",
-        f"{quality['loss_nats_per_token']:.3f} nats/token on validation text",
-        f"{quality['text_bits_per_char']:.3f} bits/char on pretraining text" if "text_bits_per_char" in quality else "",
-        f"{quality['preferred']:.1%} of pairs as preferred" if "preferred" in quality else "",
-        f"{quality['kl_nats_per_token']:.3f} nats/token from the reference" if "kl_nats_per_token" in quality else "",
-    ]
-    return ", ".join(part for part in parts if part)
