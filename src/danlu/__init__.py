@@ -24,7 +24,7 @@ _HOMES = {
     "load_model": "danlu.checkpoint",
     "load_tokenizer": "danlu.checkpoint",
     "train": "danlu.commands.train_",
-    "generate": "danlu.infer.engine",
+    "generate": "danlu.infer.generate",
 }
 
 
