@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -19,6 +19,8 @@ from danlu.serve.app import App
 
 _IDLE_S = 60
 """Seconds after which a connection that asks nothing is closed."""
+_LAST_BYTES_S = 30
+"""Seconds that the end waits for readers to fetch what is written already."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -26,24 +28,20 @@ def bind(host: str, port: int) -> socket.socket:
 
     It is not listened at yet, so that who comes too early is refused rather than kept waiting.
     """
-    with ExitStack() as stack:
-        stack.enter_context(_clear_errors(host, port))
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = stack.enter_context(socket.socket(family, kind, protocol))
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        stack.pop_all()
-    return found
-
-
-@contextmanager
-def _clear_errors(host: str, port: int) -> Generator[None, None, None]:
     try:
-        yield
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+        try:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+        except OSError:
+            found.close()
+            raise
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"port {port} of {host} is in use. Name another: --port") from None
         raise ConfigError(f"{host}, port {port}: cannot be taken ({error.strerror or error})") from None
+    return found
 
 
 def address_of(bound: socket.socket) -> str:
@@ -71,6 +69,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=_IDLE_S,
+                timeout_graceful_shutdown=_LAST_BYTES_S,
                 backlog=1024,
             )
         )
