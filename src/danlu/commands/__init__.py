@@ -50,6 +50,8 @@ class DrawOptions:
     """draw from tokens at least this share as likely as the likeliest; 0: off"""
     repetition_penalty: float = 1.0
     """makes seen tokens less likely; 1: off"""
+    no_repeat_ngram: int = 0
+    """no run of so many tokens comes twice; 0: off"""
     seed: int = 0
     """of the random draws"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -61,7 +63,9 @@ class DrawOptions:
         """Return the settings of a draw. Raises ConfigError for one that makes no sense."""
         from danlu.infer.sampling import Sampling
 
-        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+        return Sampling(
+            self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty, self.no_repeat_ngram
+        )
 
     def load(self, folder: Path) -> tuple[Model, Tokenizer]:
         """Load a model onto the device that was asked for, and its tokenizer."""
