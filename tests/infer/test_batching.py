@@ -96,13 +96,17 @@ def answer(model, tokenizer, *requests, slots=1, every=0, **settings):
     return answers
 
 
-@pytest.mark.parametrize(("slots", "every", "at_once"), [(31, 0, 512), (7, 0, 512), (7, 3, 8), (3, 1, 8), (1, 0, 5)])
+@pytest.mark.parametrize(
+    ("slots", "every", "at_once"),
+    [(31, 0, 512), (31, 0, 4096), (7, 0, 512), (7, 3, 64), (7, 3, 8), (3, 1, 8), (1, 0, 5)],
+)
 def test_a_request_gets_the_same_alone_and_among_thirty_others(model, tokenizer, monkeypatch, slots, every, at_once):
     """Rows, reading in pieces, common beginnings, and places that change: nothing shows."""
     requests = some_requests(tokenizer, 31)
     alone = [answer(model, tokenizer, request)[0] for request in requests]
     monkeypatch.setattr("danlu.infer.engine._READ_AT_ONCE", at_once)
-    monkeypatch.setattr("danlu.infer.engine._WORTH_COPYING", 2)
+    for module in ("engine", "rows"):
+        monkeypatch.setattr(f"danlu.infer.{module}.WORTH_COPYING", 2)
     together = answer(model, tokenizer, *requests, slots=slots, every=every)
     for one, other in zip(alone, together, strict=True):
         assert (one.ids, one.text, one.stopped) == (other.ids, other.text, other.stopped)

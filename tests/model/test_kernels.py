@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from danlu.config import ArticleConfig, Qwen3Config
-from danlu.model import build_model, loss
+from danlu.model import build_model, kernels, loss
 from danlu.model.kernels import causal_attention, rms_norm, rotate, swiglu
 from danlu.model.loss import chunked_nll
 
@@ -133,3 +133,25 @@ def test_evaluation_makes_no_gradient_of_the_output_layer(config, monkeypatch):
     assert not made
     model(ids, labels=ids)
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [(), (1,), (3, 5), (512,)])
+def test_a_packed_matrix_gives_the_same_product(dtype, rows):
+    """Where this machine can pack; where it cannot, the matrix is left as it is."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(96, 64, generator=generator).to(dtype)
+    x = torch.randn(*rows, 64, generator=generator).to(dtype)
+    for matrix in (kernels.pack(weight), kernels._packed(weight) if torch.backends.mkldnn.is_available() else weight):
+        torch.testing.assert_close(kernels.linear(x, matrix), F.linear(x, weight), rtol=2e-2, atol=1e-4)
+
+
+def test_a_machine_without_packing_takes_the_matrix_as_it_is(monkeypatch):
+    def fails(weight):
+        raise RuntimeError("not built with oneDNN")
+
+    monkeypatch.setattr(kernels, "_packed", fails)
+    kernels._packing_pays.cache_clear()
+    weight = torch.randn(8, 4)
+    assert kernels.pack(weight) is weight
+    kernels._packing_pays.cache_clear()

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,29 +21,13 @@ from torch import Tensor
 from danlu.errors import CheckpointError, ConfigError, DataError
 from danlu.infer.reply import OnPiece, Reply
 from danlu.infer.request import Request
+from danlu.infer.rows import WORTH_COPYING, Row, Rows, shared
 from danlu.infer.sampling import draw, probabilities
 from danlu.model import Model
 from danlu.tokenizer import Tokenizer
 
 _READ_AT_ONCE = 512
 """A step reads so many tokens of prompts at most, so that who writes already need not wait long."""
-_WORTH_COPYING = 32
-"""Fewer tokens of a common beginning are read again rather than copied."""
-
-
-@dataclass(slots=True)
-class _Row:
-    """A row of the cache: the ids whose keys and values it holds, and whose answer it works on."""
-
-    ids: list[int] = field(default_factory=list)
-    reply: Reply | None = None
-    used: int = 0
-    """The step in which it was last needed."""
-
-    def shares(self, ids: Sequence[int]) -> int:
-        """Count the first tokens that are the same."""
-        pairs = zip(self.ids, ids, strict=False)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self.ids), len(ids)))
 
 
 class Engine:
@@ -59,15 +42,11 @@ class Engine:
         self.model, self.tokenizer = model, tokenizer
         self.length = min(length or model.context, model.context)
         self.entries = min(tokenizer.vocab_size, model.vocab_size)  # a model's spare entries have no text
-        self._cache = model.new_cache(slots, self.length)
-        self._rows = [_Row() for _ in range(slots)]
-        self._writing = 0
-        """The first so many rows write; the next one may be reading its prompt."""
-        self._reading: _Row | None = None
+        self._rows = Rows(model.new_cache(slots, self.length))
         self._past_context: list[Reply] = []
         """Answers beyond the context, which the article's model goes on with: it reads the end of the text anew."""
         self._waiting: deque[Reply] = deque()
-        self._step = 0
+        self._slots = slots
         self._open = ExitStack()
 
     def __enter__(self) -> Engine:
@@ -93,7 +72,7 @@ class Engine:
     @property
     def running(self) -> int:
         """Count the requests that are being answered."""
-        return self._writing + len(self._past_context) + (self._reading is not None)
+        return len(self._rows.writing) + len(self._rows.reading) + len(self._past_context)
 
     def check(self, request: Request) -> None:
         """Raise DataError where the prompt does not fit into the context."""
@@ -116,11 +95,13 @@ class Engine:
 
     def abandon(self, error: str) -> None:
         """End all answers by an error."""
-        for reply in [*self._replies(), *self._waiting]:
+        for row in [*self._rows.writing, *self._rows.reading]:
+            if row.reply:
+                row.reply.finish("error", error)
+        for reply in [*self._past_context, *self._waiting]:
             reply.finish("error", error)
         self._forget_stopped()
-        for row in self._rows:  # a step that failed may have noted what it did not store
-            row.ids = []
+        self._rows.forget()  # a step that failed may have noted what it did not store
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -128,86 +109,69 @@ class Engine:
 
         Raises CheckpointError for logits that are not finite: the model's weights are broken.
         """
-        self._step += 1
         self._forget_stopped()
-        logits_RV = [self._next_logits()] if self._writing else []
+        logits_RV = [self._next_logits()] if self._rows.writing else []
         logits_RV += self._read_prompts()
         if self._past_context:
             ids_RT = torch.tensor([reply.read[-self.length :] for reply in self._past_context])
-            logits_RV.append(self._last(self.model(self._on_device(ids_RT)).logits_BTV))
+            logits_RV.append(self._checked(self.model(self._on_device(ids_RT)).logits_BTV[:, -1]))
         if logits_RV:
             self._write(torch.cat(logits_RV))
         self._forget_stopped()
 
-    def _replies(self) -> list[Reply]:
-        """Return the answers under way, those that write first, in the order of their rows."""
-        rows = self._rows[: self._writing] + ([self._reading] if self._reading else [])
-        return [row.reply for row in rows if row.reply] + self._past_context
-
     def _next_logits(self) -> Tensor:
         """Read the newest token of every row that writes."""
-        rows = self._rows[: self._writing]
-        cache = self._cache.rows(0, [len(row.ids) for row in rows])
-        for row in rows:
+        cache = self._rows.cache_of_writing()
+        for row in self._rows.writing:
             assert row.reply is not None
             row.ids.append(row.reply.read[-1])
-            row.used = self._step
-        ids_RT = torch.tensor([row.ids[-1:] for row in rows])
-        return self._last(self.model(self._on_device(ids_RT), cache=cache).logits_BTV)
+        ids_RT = torch.tensor([row.ids[-1:] for row in self._rows.writing])
+        return self._checked(self.model(self._on_device(ids_RT), cache=cache).logits_BTV[:, -1])
 
     def _read_prompts(self) -> list[Tensor]:
         """Read waiting prompts, as much as one step may; return the logits of those that are through."""
         room, found = _READ_AT_ONCE, []
-        while room > 0 and (self._reading or self._admit()):
-            row = self._reading
-            assert row is not None
-            assert row.reply is not None
-            ids = row.reply.request.ids
-            new = ids[len(row.ids) : len(row.ids) + room]
-            cache = self._cache.rows(self._writing, [len(row.ids)])
-            logits_TV = self.model(self._on_device(torch.tensor([new])), cache=cache).logits_BTV[0]
-            if row.reply.request.score_prompt:
-                scored = list(ids[len(row.ids) + 1 : len(row.ids) + 1 + len(new)])
-                row.reply.score(scored, self._checked(logits_TV[: len(scored)]))
-            row.ids += new
-            row.used = self._step
-            room -= len(new)
-            if len(row.ids) == len(ids):
-                self._reading = None
-                self._writing += 1
-                found.append(self._last(logits_TV[None]))
+        while room > 0 and self._admit(room):
+            rows, cache = self._rows.reading, self._rows.cache_of_reading()
+            width = min(room, max(len(row.unread) for row in rows))
+            new = [row.unread[:width] for row in rows]
+            ids_RT = torch.tensor([[*ids, *(0 for _ in range(width - len(ids)))] for ids in new])
+            logits_RTV = self.model(self._on_device(ids_RT), cache=cache).logits_BTV
+            for row, ids, logits_TV in zip(rows, new, logits_RTV, strict=True):
+                self._score(row, logits_TV[: len(ids)])
+                row.ids += ids
+                if not row.unread:
+                    found.append(self._checked(logits_TV[len(ids) - 1 : len(ids)]))
+            room -= width * len(rows)
+            if not any(row.unread for row in rows):
+                self._rows.begin_to_write()
         return found
 
-    def _admit(self) -> bool:
-        """Give the next request a row, the one that shares most with its prompt; say whether there was one."""
-        if not self._waiting or self.running == len(self._rows):
-            return False
-        reply = self._waiting.popleft()
-        ids = reply.request.ids[:-1]  # the last token is read in any case, since its logits are wanted
-        shared = [0] * len(self._rows) if reply.request.score_prompt else [row.shares(ids) for row in self._rows]
-        free = range(self._writing, len(self._rows))
-        best = max(free, key=lambda i: (shared[i], -self._rows[i].used))
-        giver = max(range(len(shared)), key=shared.__getitem__)
-        copied = giver not in free and shared[giver] - shared[best] >= _WORTH_COPYING
-        if copied:
-            best = min(free, key=lambda i: self._rows[i].used)
-            self._cache.copy(giver, best, shared[giver])
-        row = self._reading = self._rows[best]
-        row.reply, row.ids = reply, list(ids[: shared[giver if copied else best]])
-        self._swap(best, self._writing)
-        return True
+    def _admit(self, room: int) -> bool:
+        """Give rows to waiting requests, as many as can be read together; tell whether there is anything to read.
 
-    def _swap(self, one: int, other: int) -> None:
-        rows = self._rows
-        if one != other:
-            self._cache.swap(one, other, max(len(rows[one].ids), len(rows[other].ids)))
-            rows[one], rows[other] = rows[other], rows[one]
+        Shorter prompts are padded to the longest, so that one pass over the weights reads all. A prompt that begins
+        like one of them waits, for then it can copy.
+        """
+        while self._waiting and self.running < self._slots:
+            rows, ids = self._rows.reading, self._waiting[0].request.ids
+            longest = max([len(ids), *(len(row.unread) for row in rows)])
+            alike = any(row.reply and shared(row.reply.request.ids, ids) >= WORTH_COPYING for row in rows)
+            fits = longest * (len(rows) + 1) <= room and all(len(row.ids) + longest <= self.length for row in rows)
+            if rows and (alike or not fits):
+                break
+            self._rows.take(self._waiting.popleft())
+        return bool(self._rows.reading)
+
+    def _score(self, row: Row, logits_TV: Tensor) -> None:
+        """Tell the answer how likely its prompt's tokens are, where it wants to know."""
+        assert row.reply is not None
+        if row.reply.request.score_prompt:
+            ids = row.reply.request.ids[len(row.ids) + 1 :][: len(logits_TV)]
+            row.reply.score(list(ids), self._checked(logits_TV[: len(ids)]))
 
     def _on_device(self, ids_RT: Tensor) -> Tensor:
         return ids_RT.to(self.model.output_weight.device)
-
-    def _last(self, logits_RTV: Tensor) -> Tensor:
-        return self._checked(logits_RTV[:, -1])
 
     def _checked(self, logits_RV: Tensor) -> Tensor:
         logits_RV = logits_RV[:, : self.entries].float().cpu()
@@ -217,7 +181,7 @@ class Engine:
 
     def _write(self, logits_RV: Tensor) -> None:
         """Draw a token for every answer whose logits these are, and hand it on."""
-        replies = [row.reply for row in self._rows[: self._writing] if row.reply] + self._past_context
+        replies = [row.reply for row in self._rows.writing if row.reply] + self._past_context
         wanting = [i for i, reply in enumerate(replies) if reply.request.max_new_tokens]
         for reply in replies:
             if not reply.request.max_new_tokens:
@@ -245,25 +209,18 @@ class Engine:
 
     def _forget_stopped(self) -> None:
         """Free the rows of answers that have ended; what these hold stays, for a prompt that begins alike."""
-        for i in reversed(range(self._writing)):
-            row = self._rows[i]
-            assert row.reply is not None
-            if len(row.ids) == self.length:
-                self._go_beyond(row.reply)
-            if row.reply.stopped or row.reply in self._past_context:
-                row.reply = None
-                self._writing -= 1
-                self._swap(i, self._writing)
-                if self._reading:
-                    self._swap(self._writing, self._writing + 1)
-        if self._reading and self._reading.reply and self._reading.reply.stopped:
-            self._reading.reply, self._reading = None, None
+        for row in self._rows.writing:
+            if row.reply and len(row.ids) == self.length and not row.stopped:
+                self._go_beyond(row)
+        self._rows.release()
         self._past_context = [reply for reply in self._past_context if not reply.stopped]
         self._waiting = deque(reply for reply in self._waiting if not reply.stopped)
 
-    def _go_beyond(self, reply: Reply) -> None:
+    def _go_beyond(self, row: Row) -> None:
         """Where the context is full, stop; the article's way is to read the end of the text again for every token."""
+        assert row.reply is not None
         if self.model.model_type == "danlu_article":
-            self._past_context.append(reply)
+            self._past_context.append(row.reply)
+            row.reply = None
         else:
-            reply.finish("context")
+            row.reply.finish("context")

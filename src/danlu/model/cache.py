@@ -85,11 +85,6 @@ class Cache:
             start = self.lengths[0]
             keys[:, :, start : start + T] = k_BGTK
             values[:, :, start : start + T] = v_BGTK
-        elif T == 1:
-            row = torch.arange(len(self.lengths), device=self.device)
-            at = torch.tensor(self.lengths, device=self.device)
-            keys[row, :, at] = k_BGTK[:, :, 0]
-            values[row, :, at] = v_BGTK[:, :, 0]
         else:
             for row, start in enumerate(self.lengths):
                 keys[row, :, start : start + T] = k_BGTK[row]
@@ -97,11 +92,19 @@ class Cache:
         end = max(self.lengths) + T
         return keys[:, :, :end], values[:, :, :end]
 
-    def append_token(self, layer: int, kv_2GK: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one token's keys and values of a single row; return all of that row, GSK each."""
-        row_2GSK, end = self.layers_2BGSK[layer][:, 0], self.lengths[0]
-        row_2GSK.select(2, end).copy_(kv_2GK)
-        keys, values = row_2GSK.narrow(2, 0, end + 1).unbind()
+    def next_places(self) -> tuple[Tensor, Tensor]:
+        """Return row_B and position_B of every row's next token."""
+        return torch.arange(len(self.lengths), device=self.device), torch.tensor(self.lengths, device=self.device)
+
+    def append_tokens(self, layer: int, kv_B2GK: Tensor, places: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Store one token's keys and values of every row; return all up to the longest row's end, BGSK each."""
+        layer_2BGSK, end = self.layers_2BGSK[layer], max(self.lengths) + 1
+        if self.even:
+            layer_2BGSK.select(3, end - 1).copy_(kv_B2GK.transpose(0, 1))
+        else:
+            row_B, position_B = places
+            layer_2BGSK[:, row_B, :, position_B] = kv_B2GK
+        keys, values = layer_2BGSK.narrow(3, 0, end).unbind()
         return keys, values
 
     def advance(self, T: int) -> None:

@@ -1,11 +1,12 @@
-"""One more token of one row on a CPU: `Qwen3.forward` for B = T = 1 in few, small operations.
+"""One more token of every row on a CPU: `Qwen3.forward` for T = 1 in few, small operations.
 
 Reading a token costs one pass over the weights. Ordinary calls around the products cost as much again: each is
-small, and while they run the other cores fall asleep. So here a row is a vector, the residual stream is added to in
-place, a layer's learned scales and its rotation are one factor, and keys and values are stored by one copy.
+small, and while they run the other cores fall asleep. So here the residual stream is added to in place, a layer's
+learned scales and its rotation are one factor, and keys and values are stored by one copy.
 `Qwen3.forward` comes here by itself where it can.
 
-Shapes: D width, H query heads, G key/value heads, N = H + G, K channels of a head, S keys, L layers, V vocabulary.
+Shapes: B rows, D width, H query heads, G key/value heads, N = H + G, K channels of a head, S keys, L layers,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,23 +20,21 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from danlu.model.cache import Cache
+from danlu.model.kernels import linear
 from danlu.model.layers import rope_tables
 
 if TYPE_CHECKING:
     from danlu.model.qwen3 import Joined, Qwen3
 
-_TABLE = 256
-"""Positions whose rotation is computed at once."""
-
 
 def applies(ids_BT: Tensor, positions: Tensor | None, segments: Tensor | None, cache: Cache | None) -> bool:
-    """Tell whether this is the next token of a single row on a CPU, without gradients."""
+    """Tell whether this is the next token of every row on a CPU, without gradients."""
     plain = positions is None and segments is None and not torch.is_grad_enabled()
-    return plain and cache is not None and ids_BT.shape == (1, 1) and ids_BT.device.type == "cpu"
+    return plain and cache is not None and ids_BT.shape[1] == 1 and ids_BT.device.type == "cpu"
 
 
-class OneRow:
-    """Reads tokens with a model's frozen weights."""
+class NextTokens:
+    """Reads tokens with a model's frozen weights. The stream is kept in float32."""
 
     def __init__(self, model: Qwen3, joined: Sequence[Joined], head_VD: Tensor):
         c = model.config
@@ -44,45 +43,44 @@ class OneRow:
         self.embedding_VD, self.last_norm, self.head_VD = model.model.embed_tokens.weight, model.model.norm, head_VD
         self.layers = list(joined)
         self.scale_LNK = torch.stack([weights.qk_scale for weights in joined])
-        self._table_start, self._table = -1, (self.scale_LNK, self.scale_LNK)
 
-    def read(self, ids_BT: Tensor, cache: Cache) -> Tensor:
-        """Append a token to the cache and return logits_V of the next. The stream is kept in float32."""
-        H, G, K, dtype, position = self.heads, self.groups, self.head_dim, self.dtype, cache.lengths[0]
-        x_D = self.embedding_VD[ids_BT[0, 0]].float().clone()
-        for layer, (weights, rotation) in enumerate(zip(self.layers, self._rotations(position), strict=True)):
-            heads = torch.mv(weights.qkv.weight, self._norm(x_D, weights.attention_norm)).view(H + 2 * G, K)
-            _normalise_and_rotate(heads[: H + G], rotation, self.eps)
-            k_GSK, v_GSK = cache.append_token(layer, heads[H:].view(2, G, K))
+    def read(self, ids_B1: Tensor, cache: Cache) -> Tensor:
+        """Append a token to every row of the cache and return logits_BV of the next."""
+        H, G = self.heads, self.groups
+        x_BD = F.embedding(ids_B1[:, 0], self.embedding_VD).float()
+        mask, places = cache.mask(1), cache.next_places()
+        for layer, (weights, rotation) in enumerate(zip(self.layers, self._rotations(cache), strict=True)):
+            normal_BD = self._norm(x_BD, weights.attention_norm)
+            heads_BNK = linear(normal_BD, weights.qkv.weight).unflatten(1, (H + 2 * G, -1))
+            _normalise_and_rotate(heads_BNK[:, : H + G], rotation, self.eps)
+            k_BGSK, v_BGSK = cache.append_tokens(layer, heads_BNK[:, H:].unflatten(1, (2, G)), places)
             # the queries that share a key head look at the same keys, as if they were tokens of one head
-            mixed = F.scaled_dot_product_attention(heads[:H].view(1, G, H // G, K), k_GSK[None], v_GSK[None])
-            x_D += torch.mv(weights.o.weight, mixed.view(-1))
-            gate, up = torch.mv(weights.gate_up.weight, self._norm(x_D, weights.mlp_norm)).chunk(2)
-            x_D += torch.mv(weights.down.weight, F.silu(gate).mul_(up))
+            q_BGRK = heads_BNK[:, :H].unflatten(1, (G, H // G))
+            mixed_BGRK = F.scaled_dot_product_attention(q_BGRK, k_BGSK, v_BGSK, attn_mask=mask)
+            x_BD += linear(mixed_BGRK.flatten(1), weights.o.weight)
+            gate, up = linear(self._norm(x_BD, weights.mlp_norm), weights.gate_up.weight).chunk(2, 1)
+            x_BD += linear(F.silu(gate).mul_(up), weights.down.weight)
         cache.advance(1)
-        return torch.mv(self.head_VD, self._norm(x_D, self.last_norm.weight)).to(dtype)
+        return linear(self._norm(x_BD, self.last_norm.weight), self.head_VD)
 
-    def _norm(self, x_D: Tensor, scale_D: Tensor) -> Tensor:
-        """Divide by the root mean square, then scale: the sum of squares is a Python number, for one row."""
-        mean_square = torch.dot(x_D, x_D).item() / len(x_D)
-        return (x_D * scale_D).mul_((mean_square + self.eps) ** -0.5).to(self.dtype)
+    def _norm(self, x_BD: Tensor, scale_D: Tensor) -> Tensor:
+        """Divide by the root mean square, then scale."""
+        inverse_B = vecdot(x_BD, x_BD).mul_(1 / x_BD.shape[1]).add_(self.eps).rsqrt_()
+        return (x_BD * scale_D).mul_(inverse_B[:, None]).to(self.dtype)
 
-    def _rotations(self, position: int) -> zip[tuple[Tensor, Tensor]]:
-        """Yield for every layer what channel i of a query or key counts by, and channel i + K/2, as NK each."""
-        start = position - position % _TABLE
-        if start != self._table_start:
-            positions = torch.arange(start, start + _TABLE)[None]
-            cos, sin = (t.flatten(0, 2) for t in rope_tables(positions, self.head_dim, self.theta, torch.float32))
-            self._table_start, self._table = start, (torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
-        cos_K, sin_K = (table[position - start] for table in self._table)
+    def _rotations(self, cache: Cache) -> zip[tuple[Tensor, Tensor]]:
+        """Yield for every layer what channel i of a query or key counts by, and channel i + K/2, as BNK each."""
+        cos, sin = (t[:, 0] for t in rope_tables(cache.positions(1), self.head_dim, self.theta, torch.float32))
+        cos_B1K, sin_B1K = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
         swapped_LNK = self.scale_LNK.roll(self.head_dim // 2, -1)
-        own_LNK, other_LNK = (self.scale_LNK * cos_K).to(self.dtype), (swapped_LNK * sin_K).to(self.dtype)
-        return zip(own_LNK.unbind(), other_LNK.unbind(), strict=True)
+        own_LBNK = (self.scale_LNK[:, None] * cos_B1K).to(self.dtype)
+        other_LBNK = (swapped_LNK[:, None] * sin_B1K).to(self.dtype)
+        return zip(own_LBNK.unbind(), other_LBNK.unbind(), strict=True)
 
 
-def _normalise_and_rotate(qk_NK: Tensor, rotation: tuple[Tensor, Tensor], eps: float) -> None:
+def _normalise_and_rotate(qk_BNK: Tensor, rotation: tuple[Tensor, Tensor], eps: float) -> None:
     """Norm, learned scale, and rotary position of queries and keys, in place."""
-    own_NK, other_NK = rotation
-    inverse_N = vecdot(qk_NK, qk_NK).mul_(1 / qk_NK.shape[1]).add_(eps).rsqrt_()
-    normal_NK = qk_NK * inverse_N[:, None]
-    torch.addcmul(normal_NK * own_NK, normal_NK.roll(qk_NK.shape[1] // 2, -1), other_NK, out=qk_NK)
+    own_BNK, other_BNK = rotation
+    inverse_BN = vecdot(qk_BNK, qk_BNK).mul_(1 / qk_BNK.shape[2]).add_(eps).rsqrt_()
+    normal_BNK = qk_BNK * inverse_BN[:, :, None]
+    torch.addcmul(normal_BNK * own_BNK, normal_BNK.roll(qk_BNK.shape[2] // 2, -1), other_BNK, out=qk_BNK)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from danlu.errors import CheckpointError, ConfigError
+from danlu.model.kernels import linear
 
 if TYPE_CHECKING:
     from danlu.model.layers import Model
@@ -50,7 +51,7 @@ class Projection(NamedTuple):
 
 def project(x: Tensor, projection: Projection) -> Tensor:
     """Multiply the last dimension of x."""
-    y = F.linear(x, projection.weight)
+    y = linear(x, projection.weight)
     if projection.down is None or projection.up is None:
         return y
     return y + F.linear(F.linear(x, projection.down), projection.up)

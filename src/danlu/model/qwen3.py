@@ -23,7 +23,7 @@ from danlu.errors import CheckpointError
 from danlu.model import decode
 from danlu.model.cache import Cache
 from danlu.model.config_json import checked, hf_size, hf_table, hf_value
-from danlu.model.kernels import rms_norm, rotate, swiglu
+from danlu.model.kernels import linear, pack, rms_norm, rotate, swiglu
 from danlu.model.layers import Attention as Kernel
 from danlu.model.layers import Model, attend, document_mask, join_rows, lay_side_by_side, rope_tables
 from danlu.model.lora import Projection, narrow, project
@@ -42,13 +42,18 @@ class Joined(NamedTuple):
     gate_up: Projection
     down: Projection
 
+    def packed(self) -> Joined:
+        """Return the same, the matrices laid out for few rows (see `kernels.pack`)."""
+        matrices = {name: Projection(pack(p.weight)) for name, p in self._asdict().items() if isinstance(p, Projection)}
+        return self._replace(**matrices)
+
 
 class Frozen(NamedTuple):
     """What generation keeps while the weights do not change."""
 
     joined: list[Joined]
     head_VD: Tensor
-    one_row: decode.OneRow
+    next_tokens: decode.NextTokens
 
 
 Rope = tuple[Tensor, Tensor]
@@ -182,7 +187,7 @@ class Qwen3(Model):
         """See `Model.forward`."""
         T, dtype = ids_BT.shape[1], self.compute_dtype
         if self._frozen and cache and labels is None and decode.applies(ids_BT, positions, segments, cache):
-            return ModelOut(logits_BTV=self._frozen.one_row.read(ids_BT, cache)[None, None])
+            return ModelOut(logits_BTV=self._frozen.next_tokens.read(ids_BT, cache)[:, None])
         if positions is None:
             positions = cache.positions(T) if cache else torch.arange(T, device=ids_BT.device)[None]
         rope = rope_tables(positions, self.config.head_dim, self.config.rope_theta, dtype)
@@ -195,15 +200,16 @@ class Qwen3(Model):
         if cache is not None:
             cache.advance(T)
         if labels is not None:
-            return ModelOut(nll_BT=chunked_nll(x_BTD, head_VD, None, labels))
-        return ModelOut(logits_BTV=F.linear(x_BTD, head_VD))
+            return ModelOut(nll_BT=chunked_nll(x_BTD, self.output_weight.to(dtype), None, labels))
+        return ModelOut(logits_BTV=linear(x_BTD, head_VD))
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Keep the joined weights while the block runs: for generation, where weights do not change."""
+        """Keep the joined weights, laid out for few rows, while the block runs: for generation without gradients."""
         with torch.no_grad():
             joined, head_VD = self._join(self.compute_dtype, merged=True)
-            self._frozen = Frozen(joined, head_VD, decode.OneRow(self, joined, head_VD))
+            joined, head_VD = [weights.packed() for weights in joined], pack(head_VD)
+            self._frozen = Frozen(joined, head_VD, decode.NextTokens(self, joined, head_VD))
         try:
             yield
         finally:
