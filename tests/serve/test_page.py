@@ -1,0 +1,677 @@
+"""The page of `danlu serve` in a real Chromium, before a server that says what each test needs."""
+
+import json
+import math
+import os
+import re
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import danlu
+from danlu.data.chat import Conversations
+from danlu.data.sources import Corpus
+
+pytestmark = pytest.mark.browser
+
+PAGE = Path(danlu.__file__).parent / "serve" / "page.html"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+MODEL = {"id": "tiny", "object": "model", "danlu": {"chat": True, "context": 128, "parameters": 5_049_088}}
+HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>&lt;b&gt;"
+
+
+def likely(text: str | bytes, p: float) -> dict:
+    data = text.encode() if isinstance(text, str) else text
+    return {"token": data.decode(errors="replace"), "bytes": list(data), "logprob": math.log(p)}
+
+
+class Stub(ThreadingHTTPServer):
+    """Answers requests in the order that a test scripts; every streamed piece waits for the test's leave."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/"
+        self.script, self.asked, self.headers = [], [], []
+        self.leave = threading.Semaphore(10_000)
+        self.left = threading.Event()
+        self.key = ""
+        self.models = [MODEL]
+
+    def say(self, *pieces, **how):
+        """Answer the next request with these pieces: a text, or (text, [tokens]) with what was likely."""
+        self.script.append({"pieces": pieces, **how})
+
+    def refuse(self, status, message="no", code=None, **headers):
+        self.script.append({"status": status, "error": {"message": message, "code": code}, "headers": headers})
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def reply(self, status, body, kind="application/json", **headers):
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def allowed(self):
+        if not self.server.key or self.headers.get("Authorization") == f"Bearer {self.server.key}":
+            return True
+        self.reply(401, b'{"error": {"message": "no key"}}')
+        return False
+
+    def do_GET(self):
+        if self.path == "/":
+            self.reply(200, PAGE.read_bytes(), "text/html; charset=utf-8", Content_Security_Policy=POLICY)
+        elif self.allowed():
+            self.reply(200, json.dumps({"data": self.server.models}).encode())
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self.allowed():
+            return
+        self.server.asked.append((self.path, body))
+        act = self.server.script.pop(0)
+        if "status" in act:
+            self.reply(act["status"], json.dumps({"error": act["error"]}).encode(), **act["headers"])
+        elif "scored" in act:
+            self.reply(200, json.dumps({"choices": [{"text": body["prompt"], "logprobs": act["scored"]}]}).encode())
+        else:
+            self.stream(act, "messages" in body)
+
+    def stream(self, act, chat):
+        self.reply(200, b"", "text/event-stream")
+        try:
+            for piece in act["pieces"]:
+                self.server.leave.acquire(timeout=20)
+                self.event({"choices": [self.choice(piece, chat)]})
+            if act.get("broken"):
+                return
+            if act.get("fails"):
+                self.event({"error": act["fails"]})
+                return
+            end = {"delta": {}} if chat else {"text": ""}
+            self.event({"choices": [{**end, "finish_reason": act.get("finish", "stop")}]})
+            self.event({"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": len(act["pieces"]) + 1}})
+            self.wfile.write(b"data: [DONE]\n\n")
+        except OSError:
+            self.server.left.set()
+
+    def choice(self, piece, chat):
+        text, tokens = piece if isinstance(piece, tuple) else (piece, [likely(piece, 0.5)])
+        if not chat:
+            return {"text": text, "finish_reason": None}
+        content = [{**token, "top_logprobs": token.get("top", [])} for token in tokens]
+        return {"delta": {"content": text}, "logprobs": {"content": content}, "finish_reason": None}
+
+    def event(self, data):
+        self.wfile.write(f"data: {json.dumps(data)}\n\n".encode())
+        self.wfile.flush()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    required = "DANLU_REQUIRE_BROWSER" in os.environ
+    if required:
+        from playwright import sync_api
+    else:
+        sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        names = ("chromium", "chromium-browser", "google-chrome")
+        found = next(filter(None, map(shutil.which, names)), playwright.chromium.executable_path)
+        if not required and not Path(found).exists():
+            pytest.skip("no Chromium here: apt-get install chromium, or playwright install chromium")
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def stub():
+    server = Stub()
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield server
+    for _ in range(50):
+        server.leave.release()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def visit(chromium, stub):
+    """Open the page in a browser of its own; no test may leave an error in the console that it does not expect."""
+    contexts, wrong = [], []
+
+    def open_page(url=stub.url, wait=True, **how):
+        context = chromium.new_context(**{"locale": "zh-CN", "viewport": {"width": 1100, "height": 800}, **how})
+        context.set_default_timeout(10_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda m: wrong.append(m.text) if "Security" in m.text or m.type == "warning" else None)
+        page.goto(url)
+        if wait:
+            page.locator("#send:enabled").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def ask(page, question, wait=True):
+    page.fill("#draft", question)
+    page.press("#draft", "Enter")
+    if wait:
+        page.locator(".turn:not(.busy) .said").last.wait_for()
+        page.locator(".busy").wait_for(state="detached")
+
+
+def answers(page):
+    return page.locator(".text").all_inner_texts()
+
+
+def act(page, name):
+    page.locator(".acts").last.get_by_role("button", name=name, exact=True).click()
+
+
+def fault_of(page):
+    return page.locator(".fault span").last.inner_text()
+
+
+def setting(page, name, value):
+    page.evaluate("document.querySelector('details').open = true")
+    page.fill(f"#{name}-number", str(value))
+    page.locator(f"#{name}-number").blur()
+
+
+def test_an_answer_grows_as_it_is_streamed(visit, stub):
+    stub.leave = threading.Semaphore(0)
+    stub.say("长江", "是中国", "最长的河。")
+    page = visit()
+    ask(page, "长江？", wait=False)
+    for seen in ("长江", "长江是中国", "长江是中国最长的河。"):
+        stub.leave.release()
+        page.locator(".text", has_text=re.compile(f"^{seen}$")).wait_for()
+    page.locator(".turn:not(.busy)").wait_for()
+    assert page.locator(".facts").inner_text().startswith("4 词元")
+    assert "词元/秒" in page.locator(".facts").inner_text()
+    assert "上下文 24/128" in page.locator(".facts").inner_text()
+    assert stub.asked[0][0] == "/v1/chat/completions"
+    assert "长江是中国最长的河。" in page.locator("#status").inner_text()  # what a screen reader says
+
+
+def test_stop_ends_the_answer_and_keeps_what_came(visit, stub):
+    stub.leave = threading.Semaphore(1)
+    stub.say("一", *("再" for _ in range(40)))
+    stub.say("好。")
+    page = visit()
+    ask(page, "数数", wait=False)
+    page.locator(".text", has_text="一").wait_for()
+    page.get_by_role("button", name="停止").click()
+    page.locator(".turn:not(.busy)").wait_for()
+    for _ in range(45):
+        stub.leave.release()
+    assert stub.left.wait(10), "the server was not told that nobody listens any more"
+    assert answers(page) == ["一"]
+    assert "已停止" in page.locator(".facts").inner_text()
+    ask(page, "然后？")
+    assert [m["content"] for m in stub.asked[1][1]["messages"]] == ["数数", "一", "然后？"]
+
+
+def test_regenerate_replaces_the_last_answer(visit, stub):
+    for answer in ("甲。", "乙。", "丙。"):
+        stub.say(answer)
+    page = visit()
+    ask(page, "第一问")
+    ask(page, "第二问")
+    act(page, "重新生成")
+    page.locator(".text", has_text="丙").wait_for()
+    assert answers(page) == ["甲。", "丙。"]
+    assert stub.asked[2][1]["messages"] == stub.asked[1][1]["messages"]
+    assert stub.asked[2][1]["seed"] != stub.asked[1][1]["seed"]
+
+
+def test_the_last_question_can_be_edited(visit, stub):
+    for answer in ("甲。", "乙。", "丙。"):
+        stub.say(answer)
+    page = visit()
+    ask(page, "第一问")
+    ask(page, "第二闻")
+    act(page, "编辑")
+    assert page.input_value("#draft") == "第二闻"
+    page.press("#draft", "Escape")
+    assert page.input_value("#draft") == ""
+    act(page, "编辑")
+    ask(page, "第二问")
+    assert page.locator(".asked").all_inner_texts() == ["第一问", "第二问"]
+    assert answers(page) == ["甲。", "丙。"]
+
+
+def test_settings_reach_the_request_and_go_back_to_their_defaults(visit, stub):
+    for _ in range(3):
+        stub.say("好。")
+    page = visit()
+    ask(page, "一")
+    defaults = stub.asked[0][1]
+    assert (defaults["temperature"], defaults["top_p"], defaults["max_tokens"]) == (0.8, 0.95, 128)
+    page.locator("#temperature-range").fill("1.2")
+    chosen = {
+        "top_p": 0.5,
+        "max_tokens": 33,
+        "top_k": 7,
+        "min_p": 0.05,
+        "repetition_penalty": 1.1,
+        "no_repeat_ngram": 3,
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.5,
+    }
+    for name, value in chosen.items():
+        setting(page, name, value)
+    page.fill("#seed", "42")
+    page.fill("#stop", "。\n\\n问")
+    page.fill("#system", "你是诗人")
+    ask(page, "二")
+    sent = stub.asked[1][1]
+    assert {name: sent[name] for name in chosen} == chosen
+    assert (sent["temperature"], sent["seed"], sent["stop"]) == (1.2, 42, ["。", "\n问"])
+    assert sent["messages"][0] == {"role": "system", "content": "你是诗人"}
+    assert (sent["logprobs"], sent["top_logprobs"], sent["stream_options"]) == (True, 5, {"include_usage": True})
+    setting(page, "temperature", 99)
+    assert page.input_value("#temperature-number") == "2"
+    page.get_by_role("button", name="恢复默认").click()
+    ask(page, "三")
+    assert {**stub.asked[2][1], "seed": 0, "messages": []} == {**defaults, "seed": 0, "messages": []}
+
+
+def test_a_served_model_may_bring_its_own_defaults(visit, stub):
+    stub.models = [{**MODEL, "danlu": {**MODEL["danlu"], "sampling": {"temperature": 0.3, "top_k": 9}}}]
+    stub.say("好。")
+    page = visit()
+    ask(page, "一")
+    assert (stub.asked[0][1]["temperature"], stub.asked[0][1]["top_k"]) == (0.3, 9)
+
+
+def test_a_base_model_begins_in_completion_and_is_said_to_be_one(visit, stub):
+    stub.models = [{**MODEL, "danlu": {"chat": False, "context": 128}}]
+    stub.say("世界最高峰", finish="length")
+    stub.say("，在西藏。")
+    page = visit()
+    assert "基座模型" in page.locator("#about").inner_text()
+    page.get_by_role("button", name="珠穆朗玛峰是").click()
+    page.press("#draft", "Enter")
+    page.locator(".text", has_text="世界最高峰").wait_for()
+    act(page, "接着写")
+    page.locator(".text", has_text="西藏").wait_for()
+    assert answers(page) == ["珠穆朗玛峰是世界最高峰，在西藏。"]
+    assert [(path, body["prompt"]) for path, body in stub.asked] == [
+        ("/v1/completions", "珠穆朗玛峰是"),
+        ("/v1/completions", "珠穆朗玛峰是世界最高峰"),
+    ]
+    page.get_by_role("button", name="对话").click()
+    assert "没有学过回答" in page.locator(".empty").inner_text()
+
+
+def test_tokens_are_coloured_and_their_card_tells_the_alternatives(visit, stub):
+    mountain = "山".encode()
+    stub.say(
+        ("好", [{**likely("好", 0.6), "top": [likely("好", 0.6), likely("坏", 0.1)]}]),
+        ("", [{**likely(mountain[:2], 0.25), "top": [likely(mountain[:2], 0.25)]}]),
+        ("山", [{**likely(mountain[2:], 0.5), "top": [likely("岳".encode()[2:], 0.25), likely(mountain[2:], 0.5)]}]),
+        (" \n", [{**likely(" \n", 0.0002), "top": [likely("。", 0.9)]}]),
+        ("\ufffd", [likely(b"\xff", 0.125)]),
+    )
+    page = visit()
+    ask(page, "如何")
+    act(page, "词元")
+    tokens = page.locator(".token")
+    assert tokens.all_inner_texts() == ["好", "山", "␣↵\n", "FF"]
+    bits = -sum(map(math.log2, (0.6, 0.25, 0.5, 0.0002, 0.125))) / 5
+    assert f"每字 {bits:.2f} 比特" in page.locator(".scale").inner_text()
+    colours = [tokens.nth(i).evaluate("node => node.style.background") for i in range(4)]
+    assert "--p0" in colours[0]
+    assert re.fullmatch(r"linear-gradient\(.*--p1.* 50%, .*--p0.* 100%\)", colours[1])
+    assert "--p4" in colours[2]
+    card = page.locator("#card")
+    assert card.is_hidden()
+    tokens.nth(0).hover()
+    assert card.inner_text().split("\n")[:2] == ["好", "60.0%"]
+    assert "坏" in card.inner_text()
+    assert "0.74 比特" in card.inner_text()
+    tokens.nth(1).hover()
+    assert "2 个词元合成" in card.inner_text()
+    assert "12.5%" in card.inner_text()  # of both pieces together
+    assert "E5 B1" in card.inner_text()
+    assert card.locator("section").nth(1).locator("div span").all_inner_texts()[1] == "山"
+    tokens.nth(2).hover()
+    assert card.locator(".drawn").inner_text().startswith("␣↵")  # it was none of the likeliest, and stands below them
+    page.mouse.move(2, 2)
+    assert card.is_hidden()
+
+
+def test_tokens_are_reached_by_keyboard_and_by_a_tap(visit, stub):
+    stub.say("一", "二", "三")
+    page = visit(has_touch=True)
+    ask(page, "数")
+    act(page, "词元")
+    page.keyboard.press("Shift+Tab")
+    assert page.locator("#card h3").inner_text().startswith("一")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#card h3").inner_text().startswith("二")
+    assert page.locator(".token[tabindex='0']").count() == 1
+    page.keyboard.press("Escape")
+    assert page.locator("#card").is_hidden()
+    page.locator(".token").nth(2).tap()
+    assert page.locator("#card h3").inner_text().startswith("三")
+    page.locator("#hint").tap()
+    assert page.locator("#card").is_hidden()
+
+
+def test_any_text_can_be_scored(visit, stub):
+    first, second = "bytes:\\xe9\\x9c", "bytes:\\x9c"  # how OpenAI names pieces of a character
+    stub.script.append(
+        {
+            "scored": {
+                "tokens": ["地上", first, second],
+                "token_logprobs": [None, math.log(0.5), math.log(0.125)],
+                "top_logprobs": [None, {first: math.log(0.5), "，": math.log(0.25)}, {}],
+                "text_offset": [0, 2, 2],
+            }
+        }
+    )
+    page = visit()
+    page.get_by_role("button", name="词元").click()
+    ask(page, "地上霜")
+    path, body = stub.asked[0]
+    assert path == "/v1/completions"
+    assert {**body, "model": ""} == {"model": "", "prompt": "地上霜", "echo": True, "max_tokens": 0, "logprobs": 5}
+    assert page.locator(".token").all_inner_texts() == ["地上", "霜"]
+    assert "每字 4.00 比特" in page.locator(".scale").inner_text()  # of the one character that was scored
+    page.locator(".token").first.hover()
+    assert "没有评分" in page.locator("#card").inner_text()
+
+
+def test_what_a_model_writes_stays_text(visit, stub):
+    stub.models = [{**MODEL, "id": HOSTILE}]
+    stub.say(HOSTILE)
+    stub.refuse(400, HOSTILE)
+    page = visit()
+    ask(page, HOSTILE)
+    assert answers(page) == [HOSTILE]
+    assert page.locator(".asked").inner_text() == HOSTILE
+    act(page, "词元")
+    page.locator(".token").first.hover()
+    ask(page, "二")
+    assert HOSTILE in fault_of(page)
+    page.reload()
+    page.locator(".token").wait_for()
+    assert page.locator("#turns img, #turns script, #card img, header img").count() == 0
+    assert page.title() == f"{HOSTILE} · danlu"
+
+
+def test_control_characters_are_seen_and_blanks_kept(visit, stub):
+    stub.say("甲\x00\x1b[31m  乙\n丙\u202e丁\u200b\r\n戊")
+    page = visit()
+    ask(page, "一")
+    assert page.locator(".text").evaluate("node => node.textContent") == "甲␀␛[31m  乙\n丙⟨U+202E⟩丁⟨U+200B⟩\n戊"
+    assert page.locator(".text").evaluate("node => getComputedStyle(node).whiteSpace") == "pre-wrap"
+
+
+def test_enter_that_ends_a_composition_does_not_send(visit, stub):
+    stub.say("好。")
+    page = visit()
+    page.focus("#draft")
+    keyboard = page.context.new_cdp_session(page)
+    keyboard.send("Input.imeSetComposition", {"text": "nihao", "selectionStart": 5, "selectionEnd": 5})
+    enter = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
+    page.evaluate("document.addEventListener('keydown', e => { document.body.dataset.composing = e.isComposing })")
+    keyboard.send("Input.dispatchKeyEvent", {"type": "rawKeyDown", **enter})
+    assert page.locator("body").get_attribute("data-composing") == "true"
+    keyboard.send("Input.insertText", {"text": "你好"})
+    assert stub.asked == []
+    assert page.input_value("#draft") == "你好"
+    page.press("#draft", "Shift+Enter")
+    page.keyboard.type("再见")
+    assert stub.asked == []
+    page.keyboard.press("Enter")
+    page.locator(".text", has_text="好").wait_for()
+    assert stub.asked[0][1]["messages"][-1]["content"] == "你好\n再见"
+
+
+def test_a_reload_keeps_conversation_settings_and_draft(visit, stub):
+    stub.say("甲。")
+    stub.say("乙。")
+    page = visit()
+    ask(page, "一")
+    act(page, "词元")
+    page.fill("#system", "简短")
+    page.fill("#draft", "还没问完")
+    setting(page, "temperature", 0.35)
+    page.reload()
+    page.locator("#send:enabled").wait_for()
+    assert answers(page) == ["甲。"]
+    assert page.locator(".token").count() == 1
+    assert page.input_value("#draft") == "还没问完"
+    assert page.input_value("#temperature-number") == "0.35"
+    ask(page, "二")
+    assert [m["content"] for m in stub.asked[1][1]["messages"]] == ["简短", "一", "甲。", "二"]
+
+
+@pytest.mark.parametrize(
+    "kept", ["{", "[1]", '{"turns": {"chat": [1, {"question": 2}]}, "knobs": 3, "mode": 4}', "null"]
+)
+def test_what_is_kept_may_be_broken(visit, stub, kept):
+    stub.say("好。")
+    page = visit()
+    page.evaluate("kept => localStorage.setItem('danlu.page', kept)", kept)
+    page.reload()
+    page.locator("#send:enabled").wait_for()
+    ask(page, "一")
+    assert answers(page) == ["好。"]
+
+
+def test_a_browser_that_keeps_nothing_can_still_talk(visit, stub):
+    stub.say("好。")
+    page = visit()
+    page.add_init_script("Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') }")
+    page.reload()
+    page.locator("#send:enabled").wait_for()
+    ask(page, "一")
+    assert answers(page) == ["好。"]
+    assert "导出" in page.locator(".notice").inner_text()
+
+
+def test_both_languages(visit, stub):
+    stub.say("Fine", ".")
+    page = visit(locale="en-GB")
+    assert page.locator("html").get_attribute("lang") == "en"
+    assert page.get_by_role("button", name="Complete").is_visible()
+    ask(page, "How are you?")
+    assert "tokens/s" in page.locator(".facts").inner_text()
+    page.get_by_role("button", name="中文").click()
+    assert page.locator("html").get_attribute("lang") == "zh-CN"
+    assert "词元/秒" in page.locator(".facts").inner_text()
+    page.reload()
+    page.get_by_role("button", name="续写").wait_for()
+    words = page.evaluate("Object.values(WORDS).filter(pair => pair.length !== 2 || !pair[0] || !pair[1])")
+    assert words == []
+
+
+def test_dark_and_light(visit):
+    def paper(page):
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    dark, light = "rgb(22, 20, 17)", "rgb(246, 243, 236)"
+    page = visit(color_scheme="dark")
+    assert paper(page) == dark
+    page.get_by_role("button", name="明暗").click()
+    assert paper(page) == light
+    page.reload()
+    assert paper(page) == light
+    page.get_by_role("button", name="明暗").click()
+    assert paper(page) == dark
+    assert paper(visit(color_scheme="light")) == light
+
+
+@pytest.mark.parametrize("locale", ["zh-CN", "en-GB"])
+def test_a_phone_shows_everything_without_scrolling_sideways(visit, stub, locale):
+    long = "https://danlu.invalid/" + "x" * 200 + "珠穆朗玛峰" * 40
+    stub.say(long)
+    stub.script.append({"scored": {"tokens": [long], "token_logprobs": [-1], "top_logprobs": [{long: -1}]}})
+    page = visit(locale=locale, viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
+    ask(page, long)
+    page.locator(".acts button").first.tap()
+    page.locator(".token").first.tap()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    box = page.locator("#card").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 360
+    page.locator("#modes button").nth(2).tap()
+    assert page.locator("#settings").is_hidden()
+    page.locator("#modes button").nth(0).tap()
+    page.locator("#sheet").tap()
+    page.locator("#temperature-range").fill("0.1")
+    page.keyboard.press("Escape")
+    assert page.locator("#settings").is_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_every_control_has_a_name(visit, stub):
+    stub.say("好。")
+    page = visit()
+    ask(page, "一")
+    nameless = page.evaluate(
+        """[...document.querySelectorAll('button, input, textarea, select')].filter(node =>
+            !node.textContent && !node.labels?.[0]?.textContent && !node.getAttribute('aria-label')).map(node => node.id)"""
+    )
+    assert nameless == []
+
+
+def test_a_key_is_asked_for_and_goes_with_the_tab(visit, stub):
+    stub.key = "secret"
+    stub.say("好。")
+    stub.say("又好。")
+    page = visit(wait=False)
+    page.locator("#key").wait_for()
+    page.fill("#secret", "wrong")
+    page.press("#secret", "Enter")
+    page.locator("#key label", has_text="密钥不对").wait_for()
+    page.fill("#secret", "secret")
+    page.press("#secret", "Enter")
+    page.locator("#send:enabled").wait_for()
+    assert page.locator("#key").is_hidden()
+    ask(page, "一")
+    assert "secret" not in page.evaluate("JSON.stringify(localStorage)")
+    assert page.evaluate("sessionStorage.getItem('danlu.key')") == "secret"
+    stub.key = "changed"
+    ask(page, "二")
+    assert "API 密钥" in fault_of(page)
+    page.fill("#secret", "changed")
+    page.press("#secret", "Enter")
+    page.locator(".text", has_text="又好").wait_for()  # the question was not lost
+    assert answers(page) == ["好。", "又好。"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        ({"status": 429, "Retry_After": "7"}, "服务器正忙：7 秒后再试。"),
+        ({"status": 429}, "服务器正忙：过一会儿再试。"),
+        ({"status": 400, "message": "top_k: no"}, "服务器没有接受：top_k: no"),
+        ({"status": 500, "message": "see the log"}, "服务器出错（500）：看看它的终端，再试一次。see the log"),
+        ({"status": 400, "code": "context_length_exceeded"}, "超出了模型的上下文"),
+    ],
+)
+def test_an_error_is_a_line_that_says_what_to_do(visit, stub, refusal, words):
+    stub.refuse(**refusal)
+    stub.say("好。")
+    page = visit()
+    ask(page, "一")
+    assert fault_of(page).startswith(words)
+    assert page.get_by_role("alert").count() == 1
+    page.get_by_role("button", name="再试一次").click()
+    page.locator(".text", has_text="好").wait_for()
+    assert page.locator(".fault").count() == 0
+
+
+@pytest.mark.parametrize("how", [{"broken": True}, {"fails": {"message": "too slow", "code": "timeout"}}])
+def test_a_stream_that_breaks_keeps_what_came(visit, stub, how):
+    stub.say("说到一", "半", **how)
+    stub.say("好。")
+    page = visit()
+    ask(page, "一")
+    assert answers(page) == ["说到一半"]
+    assert fault_of(page).startswith("连接中断了" if "broken" in how else "服务器出错（timeout）")
+    page.get_by_role("button", name="再试一次").click()
+    page.locator(".text", has_text="好").wait_for()
+    assert answers(page) == ["好。"]
+
+
+def test_a_server_that_is_not_there(visit, stub):
+    page = visit()
+    stub.shutdown()
+    stub.server_close()
+    ask(page, "一")
+    assert fault_of(page).startswith("连不上服务器")
+
+
+def test_a_full_context_can_be_met_by_forgetting_the_older_half(visit, stub):
+    for i in range(3):
+        stub.say(f"答{i}")
+    stub.refuse(400, code="context_length_exceeded")
+    stub.say("够了")
+    page = visit()
+    for i in range(4):
+        ask(page, f"问{i}")
+    page.get_by_role("button", name="忘掉较早的一半").click()
+    page.locator(".text", has_text="够了").wait_for()
+    assert [m["content"] for m in stub.asked[-1][1]["messages"]] == ["问2", "答2", "问3"]
+    assert page.locator(".forgotten").count() == 2
+
+
+def test_clear_can_be_undone_and_export_is_read_by_finetune(visit, stub, tmp_path):
+    stub.say("甲。")
+    page = visit()
+    page.fill("#system", "简短")
+    ask(page, "一")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="导出").click()
+    assert re.fullmatch(r"danlu-chat-\d{4}-\d\d-\d\d\.json", download.value.suggested_filename)
+    file = tmp_path / "talk.json"
+    download.value.save_as(file)
+    (talk,) = Conversations(Corpus([str(file)], text_key=None))
+    assert [(m.role, m.content) for m in talk.messages] == [("system", "简短"), ("user", "一"), ("assistant", "甲。")]
+    page.get_by_role("button", name="清空").click()
+    assert page.locator(".turn").count() == 0
+    page.get_by_role("button", name="撤销").click()
+    assert answers(page) == ["甲。"]
+    page.get_by_role("button", name="清空").click()
+    page.reload()
+    page.locator(".empty").wait_for()
+    assert page.locator(".turn").count() == 0
+
+
+def test_copy_gives_the_text_as_it_is(visit, stub):
+    stub.say("甲\u200b乙  \n丙")
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    ask(page, "一")
+    act(page, "复制")
+    page.get_by_role("button", name="已复制").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == "甲\u200b乙  \n丙"
+
+
+def test_the_page_asks_nobody_else():
+    text = PAGE.read_text(encoding="utf-8")
+    assert f'content="{POLICY}"' in text
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", text)
+    assert re.findall(r"https?://[^'\" ]+", text) == ["http://www.w3.org/2000/svg"]
