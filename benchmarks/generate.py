@@ -17,7 +17,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from danlu.config import TrainConfig
 from danlu.configure import check, read_tables
-from danlu.infer.engine import generate
+from danlu.infer.generate import generate
 from danlu.infer.sampling import Sampling
 from danlu.model import build_model
 from danlu.tokenizer import train_tokenizer

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from danlu.checkpoint import load_model, load_tokenizer
     from danlu.commands.train_ import train
     from danlu.config import TrainConfig
-    from danlu.infer.engine import generate
+    from danlu.infer.generate import generate
 
 __version__ = "0.1.0"
 __all__ = ["DanluError", "TrainConfig", "generate", "load_model", "load_tokenizer", "train"]
@@ -24,7 +24,7 @@ _HOMES = {
     "load_model": "danlu.checkpoint",
     "load_tokenizer": "danlu.checkpoint",
     "train": "danlu.commands.train_",
-    "generate": "danlu.infer.engine",
+    "generate": "danlu.infer.generate",
 }
 
 

@@ -156,6 +156,12 @@ def context_of(folder: Path) -> int | None:
     return hf_size(_config(folder), "max_position_embeddings", str(folder / CONFIG))
 
 
+def generation_settings(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint's `generation_config.json` says of drawing; nothing where it has none."""
+    path = resolve(Path(folder)) / GENERATION
+    return storage.read_json(path, CheckpointError) if path.is_file() else {}
+
+
 def _with_tokenizer(folder: Path) -> Path:
     """Return a folder that holds nothing but a tokenizer, or else the checkpoint that a path means."""
     folder = Path(folder)

@@ -15,7 +15,7 @@ from danlu.cli import main
 from danlu.commands import chat_
 from danlu.data.chat import Message
 from danlu.data.template import ChatTemplate
-from danlu.infer.engine import generate
+from danlu.infer.generate import generate
 from danlu.infer.sampling import Sampling
 from danlu.infer.talk import Talk
 from danlu.tokenizer import Tokenizer

@@ -12,7 +12,7 @@ from danlu.data.template import ChatTemplate
 from danlu.errors import DataError
 from danlu.evaluate.chat import Answer, character_f1, compared, distinct_2, fits, judge
 from danlu.evaluate.loss import Score
-from danlu.infer.engine import generate
+from danlu.infer.generate import generate
 from danlu.infer.sampling import Sampling
 from danlu.model import build_model
 from danlu.types import IGNORED

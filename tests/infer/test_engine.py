@@ -10,7 +10,7 @@ import danlu
 from danlu.checkpoint import save_checkpoint
 from danlu.config import ArticleConfig, Qwen3Config
 from danlu.errors import CheckpointError, ConfigError, DataError
-from danlu.infer.engine import generate
+from danlu.infer.generate import generate
 from danlu.infer.sampling import Sampling
 from danlu.model import build_model
 
@@ -159,10 +159,10 @@ def test_characters_of_several_tokens_are_held_back_until_whole(qwen3, tokenizer
     spelled = [next(i for i in range(320) if tokenizer.token_bytes(i) == bytes([b])) for b in "𪚥龘".encode()]
     script = iter([*spelled, tokenizer.eos_id])
 
-    def choose(self, logits):
+    def choose(self, logits, replies):
         return torch.tensor([next(script)])
 
-    monkeypatch.setattr("danlu.infer.engine._Decoding._choose", choose)
+    monkeypatch.setattr("danlu.infer.engine.Engine._choose", choose)
     pieces = []
     generate(qwen3, tokenizer, PROMPT, max_new_tokens=20, on_text=lambda i, t: pieces.append(t))
     assert pieces == ["𪚥", "龘"]

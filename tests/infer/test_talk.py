@@ -7,7 +7,7 @@ from danlu.config import ArticleConfig
 from danlu.data.chat import Message
 from danlu.data.template import ChatTemplate
 from danlu.errors import DataError
-from danlu.infer.engine import generate
+from danlu.infer.generate import generate
 from danlu.infer.sampling import Sampling
 from danlu.infer.talk import Talk
 from danlu.model import build_model

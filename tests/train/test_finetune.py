@@ -20,7 +20,7 @@ from danlu.commands.train_ import train
 from danlu.configure import read_tables
 from danlu.data.chat import Message
 from danlu.data.template import ChatTemplate
-from danlu.infer.engine import generate
+from danlu.infer.generate import generate
 from danlu.infer.sampling import Sampling
 
 ANSWERS = {"长江": "一条河。", "北京": "一座城。", "小熊": "一只熊。"}

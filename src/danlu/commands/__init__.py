@@ -37,31 +37,13 @@ class SourceOptions:
 
 
 @dataclass(frozen=True)
-class DrawOptions:
-    """How text is drawn and where it is computed: shared by every verb that writes some."""
+class DeviceOptions:
+    """Where a model computes: shared by every verb that has one write text."""
 
-    temperature: float = 0.8
-    """0: always the likeliest token"""
-    top_k: int = 0
-    """draw from the k likeliest only; 0: off"""
-    top_p: float = 0.95
-    """draw from the smallest set with this probability; 1: off"""
-    min_p: float = 0.0
-    """draw from tokens at least this share as likely as the likeliest; 0: off"""
-    repetition_penalty: float = 1.0
-    """makes seen tokens less likely; 1: off"""
-    seed: int = 0
-    """of the random draws"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """where to compute; auto: cuda, else mps, else cpu"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """compute type"""
-
-    def sampling(self) -> Sampling:
-        """Return the settings of a draw. Raises ConfigError for one that makes no sense."""
-        from danlu.infer.sampling import Sampling
-
-        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
     def load(self, folder: Path) -> tuple[Model, Tokenizer]:
         """Load a model onto the device that was asked for, and its tokenizer."""
@@ -75,6 +57,30 @@ class DrawOptions:
         model, tokenizer = load_model(folder, device=device.type), load_tokenizer(folder)
         model.compute_dtype = machine.dtype
         return model, tokenizer
+
+
+@dataclass(frozen=True)
+class DrawOptions(DeviceOptions):
+    """How text is drawn: shared by every verb that writes some."""
+
+    temperature: float = 0.8
+    """0: always the likeliest token"""
+    top_k: int = 0
+    """draw from the k likeliest only; 0: off"""
+    top_p: float = 0.95
+    """draw from the smallest set with this probability; 1: off"""
+    min_p: float = 0.0
+    """draw from tokens at least this share as likely as the likeliest; 0: off"""
+    repetition_penalty: float = 1.0
+    """makes seen tokens less likely; 1: off"""
+    seed: int = 0
+    """of the random draws"""
+
+    def sampling(self) -> Sampling:
+        """Return the settings of a draw. Raises ConfigError for one that makes no sense."""
+        from danlu.infer.sampling import Sampling
+
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
 
 def required(value: Any, flag: str, what: str) -> Any:

@@ -147,7 +147,7 @@ def bench_generate(options: Generate) -> dict[str, Any]:
     """Continue a prompt of the wanted length; a stream that ends by itself counts what it wrote until then."""
     from danlu.checkpoint import load_model, load_tokenizer
     from danlu.config import DeviceConfig
-    from danlu.infer.engine import generate
+    from danlu.infer.generate import generate
     from danlu.train import devices
 
     _require_positive(streams=options.streams, prompt_tokens=options.prompt_tokens, new_tokens=options.new_tokens)

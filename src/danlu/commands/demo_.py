@@ -162,7 +162,7 @@ def _judge(options: Options, shards: Shards, tokenizer: Tokenizer, checkpoint: P
     from danlu.checkpoint import load_model
     from danlu.evaluate.loss import ValidationSet
     from danlu.evaluate.report import write_report
-    from danlu.infer.engine import generate
+    from danlu.infer.generate import generate
     from danlu.train.plan import load_plan
 
     model = load_model(checkpoint)

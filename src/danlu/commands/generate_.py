@@ -12,7 +12,7 @@ from danlu.commands import DrawOptions, finish, require_utf8, required
 from danlu.configure import parse_flags
 
 if TYPE_CHECKING:
-    from danlu.infer.engine import Generated, OnText
+    from danlu.infer.generate import Generated, OnText
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _Stream:
 
 def _generate(folder: Path, options: Options, on_text: OnText | None) -> Generated:
     """Load, and generate."""
-    from danlu.infer.engine import generate
+    from danlu.infer.generate import generate
 
     sampling = options.sampling()
     model, tokenizer = options.load(folder)

@@ -188,7 +188,7 @@ def _attach_adapter(model: Model, config: TrainConfig, base: Path) -> None:
 
 
 def _sampler(config: TrainConfig, tokenizer: Tokenizer) -> Sample:
-    from danlu.infer.engine import generate
+    from danlu.infer.generate import generate
 
     def sample(model: Model) -> list[tuple[str, str]]:
         if not config.sample_tokens:

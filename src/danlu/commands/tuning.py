@@ -111,7 +111,7 @@ def _distillation(config: TrainConfig, tokenizer: Tokenizer) -> Distillation:
 
 def _answerer(config: TrainConfig, tokenizer: Tokenizer, template: ChatTemplate) -> Any:
     from danlu.data.chat import Message
-    from danlu.infer.engine import generate
+    from danlu.infer.generate import generate
 
     def sample(model: Model) -> list[tuple[str, str]]:
         asked = [(prompt, template.prompt([Message("user", prompt)])) for prompt in config.prompts]

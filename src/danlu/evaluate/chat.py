@@ -17,7 +17,7 @@ from danlu.data.chat import Conversation
 from danlu.data.template import ChatTemplate, Encoded
 from danlu.errors import DataError
 from danlu.evaluate.loss import Score, Window, padded, score_batches
-from danlu.infer.engine import generate
+from danlu.infer.generate import generate
 from danlu.infer.sampling import Sampling
 from danlu.model import Model
 from danlu.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ from danlu import log
 from danlu.data.chat import Message
 from danlu.data.template import ChatTemplate
 from danlu.errors import DataError
-from danlu.infer.engine import Generated, generate
+from danlu.infer.generate import Generated, generate
 from danlu.infer.sampling import Sampling
 from danlu.model import Model
 from danlu.tokenizer import Tokenizer

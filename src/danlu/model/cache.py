@@ -5,12 +5,17 @@ Shapes: B rows, G key/value heads, S the longest length, K channels of a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
 class Cache:
-    """A static cache: allocated once, a tensor a layer with keys and values; every row has its own length."""
+    """A static cache: allocated once, a tensor a layer with keys and values; every row has its own length.
+
+    `rows` gives some of them as a cache of their own over the same memory.
+    """
 
     def __init__(
         self,
@@ -26,6 +31,26 @@ class Cache:
         self.layers_2BGSK = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.lengths = [0] * rows
         self.device = device
+
+    def rows(self, start: int, lengths: Sequence[int]) -> Cache:
+        """See rows `start`, `start + 1`, … as a cache, whose rows hold so many tokens already."""
+        seen = object.__new__(Cache)
+        seen.layers_2BGSK = [layer.narrow(1, start, len(lengths)) for layer in self.layers_2BGSK]
+        seen.lengths, seen.device = list(lengths), self.device
+        return seen
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy a row's first `length` tokens to another row."""
+        for layer_2BGSK in self.layers_2BGSK:
+            layer_2BGSK[:, target, :, :length] = layer_2BGSK[:, source, :, :length]
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Let two rows change places, as far as their first `length` tokens."""
+        for layer_2BGSK in self.layers_2BGSK:
+            pair = [layer_2BGSK[:, row, :, :length] for row in (one, other)]
+            first = pair[0].clone()
+            pair[0].copy_(pair[1])
+            pair[1].copy_(first)
 
     @property
     def even(self) -> bool:
@@ -60,6 +85,11 @@ class Cache:
             start = self.lengths[0]
             keys[:, :, start : start + T] = k_BGTK
             values[:, :, start : start + T] = v_BGTK
+        elif T == 1:
+            row = torch.arange(len(self.lengths), device=self.device)
+            at = torch.tensor(self.lengths, device=self.device)
+            keys[row, :, at] = k_BGTK[:, :, 0]
+            values[row, :, at] = v_BGTK[:, :, 0]
         else:
             for row, start in enumerate(self.lengths):
                 keys[row, :, start : start + T] = k_BGTK[row]

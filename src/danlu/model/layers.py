@@ -150,7 +150,10 @@ def attend(
     eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if kernel == "blocked" and mask is None and not dropout and eager:
         return kernels.causal_attention(q_BHTK, k_BGSK, v_BGSK)
-    causal, groups = mask is None and q_BHTK.shape[2] > 1, q_BHTK.shape[1] != k_BGSK.shape[1]
+    if q_BHTK.shape[2] == 1:  # heads that share a key head look at the same keys, as if they were tokens of one head
+        q_BGNK = q_BHTK.view(len(q_BHTK), k_BGSK.shape[1], -1, q_BHTK.shape[3])
+        return F.scaled_dot_product_attention(q_BGNK, k_BGSK, v_BGSK, attn_mask=mask, dropout_p=dropout).view_as(q_BHTK)
+    causal, groups = mask is None, q_BHTK.shape[1] != k_BGSK.shape[1]
     return F.scaled_dot_product_attention(
         q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, dropout_p=dropout, is_causal=causal, enable_gqa=groups
     )

@@ -1,0 +1,1 @@
+"""A model over HTTP, by OpenAI's protocol; needs the extra `[serve]`."""
