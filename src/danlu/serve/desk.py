@@ -34,7 +34,10 @@ class Desk:
         self._called = False
 
     def require_room(self, answers: int) -> None:
-        """Raise ApiError where so many answers more are too many."""
+        """Raise ApiError where so many answers more are too many, now or ever."""
+        if answers > self.most:
+            message = f"{answers:,} answers at once are more than this server ever takes: {self.most:,}"
+            raise ApiError(400, message, param="n", code="invalid_value")
         if self.under_way + answers > self.most:
             message = f"{self.under_way:,} answers are being written or wait already. Come again later"
             raise ApiError(429, message, code="rate_limit_exceeded")

@@ -36,7 +36,7 @@ class Served:
     """What requests are read with. A folder's `generation_config.json` gives the sampling that they do not name."""
 
     def __init__(self, name: str, tokenizer: Tokenizer, context: int, entries: int, generation: Mapping[str, Any]):
-        """Take a model of `context` tokens and `entries` different ones. Raises ConfigError for defaults that are bad."""
+        """Take a model that reads `context` tokens of `entries`. Raises ConfigError for defaults that make no sense."""
         self.name, self.tokenizer, self.context, self.entries = name, tokenizer, context, entries
         self.created = int(time.time())
         self.sampling = default_sampling(generation)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 import socket
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 import uvicorn
@@ -25,16 +26,24 @@ def bind(host: str, port: int) -> socket.socket:
 
     It is not listened at yet, so that who comes too early is refused rather than kept waiting.
     """
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(_clear_errors(host, port))
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
+        found = stack.enter_context(socket.socket(family, kind, protocol))
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        stack.pop_all()
+    return found
+
+
+@contextmanager
+def _clear_errors(host: str, port: int) -> Generator[None, None, None]:
+    try:
+        yield
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"port {port} of {host} is in use. Name another: --port") from None
         raise ConfigError(f"{host}, port {port}: cannot be taken ({error.strerror or error})") from None
-    return found
 
 
 def address_of(bound: socket.socket) -> str:
@@ -90,6 +99,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop at the first signal; leave at once at the second."""
         if self.gate.closing:
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it would show where each answer was cut
             raise KeyboardInterrupt
         self.stop()
         log.say(f"{signal.Signals(sig).name}: finishing {self.gate.under_way} requests (once more leaves at once)")
