@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import threading
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,11 +18,6 @@ import danlu
 from danlu.data.chat import Conversations
 from danlu.data.sources import Corpus
 from danlu.evaluate.loss import score_texts
-from danlu.infer.engine import Engine
-from danlu.infer.worker import Worker
-from danlu.serve.app import App, Limits
-from danlu.serve.served import Served
-from danlu.serve.server import Server, address_of, bind
 
 pytestmark = pytest.mark.browser
 
@@ -117,35 +111,6 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
-@contextmanager
-def running(model, tokenizer, **limits):
-    """Yield the address of a real server."""
-    engine = Engine(model, tokenizer, slots=4)
-    app = App(Worker(engine), Served("tiny", tokenizer, engine.length, engine.entries, {}), Limits(**limits))
-    address, server = bind("127.0.0.1", 0), Server(app)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [address]})
-    thread.start()
-    try:
-        yield f"{address_of(address)}/"
-    finally:
-        server.stop()
-        thread.join(30)
-        app.worker.close(finish=False)
-        assert not thread.is_alive()
-
-
-@pytest.fixture(scope="module")
-def taught(tokenizer):
-    """As fine-tuning leaves it: the end of a turn is eos."""
-    return tokenizer.ending_with("<|im_end|>")
-
-
-@pytest.fixture(scope="module")
-def address(random_model, taught):
-    with running(random_model, taught) as found:
-        yield found
-
-
 @pytest.fixture(scope="module")
 def chromium():
     required = "DANLU_REQUIRE_BROWSER" in os.environ
@@ -208,8 +173,8 @@ class Visits:
 
 
 @pytest.fixture
-def visit(chromium, address):
-    visits = Visits(chromium, address)
+def visit(chromium, server):
+    visits = Visits(chromium, server.url)
     yield visits
     for context in visits.contexts:
         context.close()
@@ -282,6 +247,19 @@ def test_regenerate_replaces_the_last_answer(visit):
     assert visit.posts[2][1]["seed"] != visit.posts[1][1]["seed"]
 
 
+def test_stop_reaches_the_real_engine(visit, serving, long_model, taught):
+    with serving(long_model, taught) as slow:
+        page = visit(slow.url, tokens=3900)
+        setting(page, "temperature", 0)  # it repeats itself, and does not end
+        ask(page, "数数", wait=False)
+        page.locator(".facts", has_text="词元/秒").wait_for()
+        page.press("#draft", "Escape")
+        settled(page)
+        assert slow.idle()
+        assert "已停止" in page.locator(".facts").inner_text()
+        assert 0 < slow.app.metrics.completion_tokens < 3900
+
+
 def test_a_seed_repeats_an_answer(visit):
     page = visit()
     page.fill("#seed", "42")
@@ -350,9 +328,9 @@ def test_the_server_takes_every_setting_to_its_ends(visit, end):
     assert len(visit.posts) == 2
 
 
-def test_a_base_model_begins_in_completion_and_is_said_to_be_one(visit, random_model, tokenizer):
-    with running(random_model, tokenizer) as base:
-        page = visit(base)
+def test_a_base_model_begins_in_completion_and_is_said_to_be_one(visit, serving, random_model, tokenizer):
+    with serving(random_model, tokenizer) as base:
+        page = visit(base.url)
         assert "基座模型" in page.locator("#about").inner_text()
         page.get_by_role("button", name="珠穆朗玛峰是").click()
         page.press("#draft", "Enter")
@@ -511,9 +489,9 @@ def test_every_control_has_a_name(visit):
     assert nameless == []
 
 
-def test_a_key_is_asked_for_and_goes_with_the_tab(visit, random_model, taught):
-    with running(random_model, taught, api_key="secret") as closed:
-        page = visit(closed, wait=False)
+def test_a_key_is_asked_for_and_goes_with_the_tab(visit, serving, random_model, taught):
+    with serving(random_model, taught, api_key="secret") as closed:
+        page = visit(closed.url, wait=False)
         page.locator("#key").wait_for()
         page.fill("#secret", "wrong")
         page.press("#secret", "Enter")
