@@ -604,12 +604,13 @@ def test_stop_ends_the_answer_and_keeps_what_came(visit, stub):
     assert [m["content"] for m in stub.asked[1][1]["messages"]] == ["数数", "一", "然后？"]
 
 
-def test_a_served_model_may_bring_its_own_defaults(visit, stub):
-    stub.models = [{**MODEL, "danlu": {**MODEL["danlu"], "sampling": {"temperature": 0.3, "top_k": 9}}}]
-    stub.say("好。")
-    page = visit(stub.url)
-    ask(page, "一")
-    assert (stub.asked[0][1]["temperature"], stub.asked[0][1]["top_k"]) == (0.3, 9)
+def test_a_model_brings_its_own_defaults(visit, serving, random_model, taught):
+    with serving(random_model, taught, generation={"temperature": 0.3, "top_k": 9}) as found:
+        page = visit(found.url)
+        ask(page, "一")
+        sent = visit.posts[0][1]
+        assert (sent["temperature"], sent["top_k"], sent["top_p"]) == (0.3, 9, 0.95)
+        assert page.input_value("#temperature-number") == "0.3"
 
 
 def test_tokens_are_coloured_and_their_card_tells_the_alternatives(visit, stub):
