@@ -586,6 +586,32 @@ def test_an_answer_grows_as_it_is_streamed(visit, stub):
     assert "长江是中国最长的河。" in page.locator("#status").inner_text()  # what a screen reader says
 
 
+def test_the_page_follows_the_text_unless_its_reader_looks_elsewhere(visit, stub):
+    def below(page):
+        return page.evaluate("document.documentElement.scrollHeight - innerHeight - scrollY")
+
+    stub.leave = threading.Semaphore(40)
+    stub.say(*(f"{i}\n" for i in range(80)))
+    page = visit(stub.url)
+    ask(page, "数到八十", wait=False)
+    page.locator(".text", has_text="39").wait_for()
+    page.wait_for_function("() => document.documentElement.scrollHeight - innerHeight - scrollY < 2")
+    page.evaluate("scrollTo(0, 0)")
+    for _ in range(40):
+        stub.leave.release()
+    settled(page)
+    assert below(page) > 1000
+    assert page.evaluate("scrollY") == 0
+    stub.say(*(f"{i}\n" for i in range(80)))
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    act(page, "重新生成")
+    for _ in range(80):
+        stub.leave.release()
+    settled(page)
+    page.locator(".text", has_text="79").wait_for()
+    assert below(page) < 2
+
+
 def test_stop_ends_the_answer_and_keeps_what_came(visit, stub):
     stub.leave = threading.Semaphore(1)
     stub.say("一", *("再" for _ in range(40)))
@@ -621,12 +647,14 @@ def test_tokens_are_coloured_and_their_card_tells_the_alternatives(visit, stub):
         ("山", [{**likely(mountain[2:], 0.5), "top": [likely("岳".encode()[2:], 0.25), likely(mountain[2:], 0.5)]}]),
         (" \n", [{**likely(" \n", 0.0002), "top": [likely("。", 0.9)]}]),
         ("\ufffd", [likely(b"\xff", 0.125)]),
+        ("", [likely("<|im_end|>", 0.01)]),
     )
     page = visit(stub.url)
     ask(page, "如何")
     act(page, "词元")
     tokens = page.locator(".token")
-    assert tokens.all_inner_texts() == ["好", "山", "␣↵\n", "FF"]
+    assert tokens.all_inner_texts() == ["好", "山", "␣↵\n", "FF", "<|im_end|>"]
+    assert page.locator(".beyond").all_inner_texts() == ["<|im_end|>"]
     bits = -sum(map(math.log2, (0.6, 0.25, 0.5, 0.0002, 0.125))) / 5
     assert f"每字 {bits:.2f} 比特" in page.locator(".scale").inner_text()
     colours = [tokens.nth(i).evaluate("node => node.style.background") for i in range(4)]
