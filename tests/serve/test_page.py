@@ -692,7 +692,7 @@ def test_tokens_are_reached_by_keyboard_and_by_a_tap(visit, stub):
     assert page.locator("#card").is_hidden()
     page.locator(".token").nth(2).tap()
     assert page.locator("#card h3").inner_text().startswith("三")
-    page.locator("#hint").tap()
+    page.locator("#name").tap()
     assert page.locator("#card").is_hidden()
 
 
