@@ -18,6 +18,7 @@ VERBS = {
     "eval": "measure bits per character of any checkpoint on any text, or judge its answers",
     "generate": "continue a prompt",
     "chat": "talk with a fine-tuned model",
+    "export": "write a checkpoint as GGUF (llama.cpp, ollama), as a Hugging Face folder, or as the article's .pt",
     "summary": "layers, parameters, memory and FLOPs of a preset or checkpoint",
     "bench": "speed of training, generation and preparation on this machine",
     "import": "turn the article's .pt state dict into a checkpoint folder",
