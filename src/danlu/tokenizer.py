@@ -100,10 +100,11 @@ class Tokenizer:
         return Tokenizer(self._json_text, {**self.config, "eos_token": token})
 
     def write_files(self, folder: Path) -> None:
-        """Write the two files into an existing folder."""
+        """Write the two files into a folder; transformers is told that models here take no types of tokens."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TOKENIZER_JSON).write_text(self._json_text, encoding="utf-8")
-        text = json.dumps(self.config, ensure_ascii=False, indent=2)
+        config = {"model_input_names": ["input_ids", "attention_mask"], **self.config}
+        text = json.dumps(config, ensure_ascii=False, indent=2)
         (folder / TOKENIZER_CONFIG).write_text(text + "\n", encoding="utf-8")
 
     def save(self, folder: Path) -> None:

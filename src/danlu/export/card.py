@@ -181,9 +181,10 @@ transformers:
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model, tokenizer = AutoModelForCausalLM.from_pretrained("NAME"), AutoTokenizer.from_pretrained("NAME")
-text = tokenizer.apply_chat_template([{"role": "user", "content": "你好"}], tokenize=False, add_generation_prompt=True)
-ids = tokenizer(text, return_tensors="pt").input_ids
-print(tokenizer.decode(model.generate(ids, max_new_tokens=100)[0, ids.shape[1]:], skip_special_tokens=True))
+talk = [{"role": "user", "content": "你好"}]
+asked = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+answer = model.generate(**asked, max_new_tokens=100)[0, asked["input_ids"].shape[1]:]
+print(tokenizer.decode(answer, skip_special_tokens=True))
 ```
 
 The others, from a shell:
@@ -207,8 +208,8 @@ transformers:
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model, tokenizer = AutoModelForCausalLM.from_pretrained("NAME"), AutoTokenizer.from_pretrained("NAME")
-ids = tokenizer("MARK" + "长江", return_tensors="pt").input_ids
-print(tokenizer.decode(model.generate(ids, max_new_tokens=100)[0], skip_special_tokens=True))
+begun = tokenizer("MARK" + "长江", return_tensors="pt")
+print(tokenizer.decode(model.generate(**begun, max_new_tokens=100)[0], skip_special_tokens=True))
 ```
 
 The others, from a shell:
