@@ -28,7 +28,6 @@ from danlu.infer.talk import Talk
 from danlu.model import build_model
 from danlu.tokenizer import SPECIAL_TOKENS, Tokenizer
 
-llama_cpp = pytest.importorskip("llama_cpp")
 pytestmark = pytest.mark.llama
 MINIMIND = Path(__file__).parent.parent / "data" / "minimind_tokenizer"
 GREEDY = Sampling(temperature=0)
@@ -65,6 +64,8 @@ def root(shards_folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def opened(root, tmp_path_factory):
     """A function that exports one of the models and opens it in llama.cpp."""
+    import llama_cpp
+
     folder = tmp_path_factory.mktemp("gguf")
 
     def exported(which, dtype, **options):
@@ -73,7 +74,8 @@ def opened(root, tmp_path_factory):
             flags = ["--format", "gguf", "--dtype", dtype, "--out", path]
             assert main(["export", *map(str, [root / which, *flags])]) == 0
             (folder / "Modelfile").unlink()
-        return llama_cpp.Llama(str(path), n_ctx=load_model(root / which).context, n_threads=1, verbose=False, **options)
+        options |= {"n_ctx": load_model(root / which).context, "n_threads": 1, "n_threads_batch": 1}
+        return llama_cpp.Llama(str(path), verbose=False, **options)
 
     return exported
 
@@ -125,7 +127,7 @@ def logits_of(llm, ids):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("f32", 1e-4), ("f16", 2e-2), ("bf16", 2e-1)])
 def test_logits_are_as_near_as_the_type_is(dtype, tolerance, root, opened, texts):
     model, tokenizer = ours(root, "run")
-    exact = llama_cpp.GGML_TYPE_F32  # without it, keys and values are kept as f16
+    exact = 0  # llama.cpp's number of f32; without it, keys and values are kept as f16
     llm = opened("run", dtype, logits_all=True, type_k=exact, type_v=exact)
     for text in texts[:8]:
         ids = [tokenizer.document_id, *tokenizer.encode(text)][:128]
@@ -155,6 +157,8 @@ def test_q8_0_costs_less_than_one_percent_of_bits_per_character(root, opened, te
 
 def vocabulary_in_llama(tokenizer, path, cut=None):
     """A model of next to nothing with the tokenizer, its pre-tokeniser renamed to `cut`."""
+    import llama_cpp
+
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
     config = Qwen3Config(**sizes, head_dim=16, intermediate_size=16)
     vocabulary = vocabulary_of(tokenizer, tokenizer.vocab_size, Path("folder"))
@@ -201,10 +205,12 @@ def test_under_another_name_of_the_cut_the_ids_differ(gpt2_cut, wrong, tmp_path)
 
 
 def test_entries_that_the_tokenizer_lacks_do_no_harm(tokenizer, tmp_path):
+    import llama_cpp
+
     vocabulary = vocabulary_of(tokenizer, 350, Path("folder"))
     config = Qwen3Config(**MODEL)
     write_gguf(tmp_path / "x.gguf", build_model(config, 350, 64), vocabulary, "f32", {"name": "x"}, None)
-    llm = llama_cpp.Llama(str(tmp_path / "x.gguf"), n_ctx=64, verbose=False)
+    llm = llama_cpp.Llama(str(tmp_path / "x.gguf"), n_ctx=64, n_threads=1, n_threads_batch=1, verbose=False)
     assert llm.n_vocab() == 350
     assert same(tokenizer, llm, ["<unused 349>", *fuzzed(50)]) == 51
     assert len(llm.create_completion("长江", max_tokens=4, temperature=0)["choices"]) == 1
