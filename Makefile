@@ -12,7 +12,7 @@ test:
 	$(PYTHON) -m pytest
 
 test-all:
-	$(PYTHON) -m pytest -m "not gpu and not network and not browser"
+	$(PYTHON) -m pytest -m "not gpu and not network and not browser and not llama"
 
 smoke:
 	rm -rf build/smoke

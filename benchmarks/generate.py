@@ -144,7 +144,7 @@ def compare(speeds: dict[str, list[float]], one: str, other: str) -> None:
     print(f"{one} / {other}: {statistics.median(ratios):.2f}x (min {min(ratios):.2f}, max {max(ratios):.2f})")
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -153,16 +153,31 @@ def main() -> None:
     parser.add_argument("--preset", default="small-25m")
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--gguf", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def models(args: argparse.Namespace) -> tuple[Model, Any]:
+    """Return danlu's model and transformers', of the same weights."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
     model = load_model(args.checkpoint) if args.checkpoint else random_model(args.preset)
     model.compute_dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
-    tokenizer = some_tokenizer(model.vocab_size)
     theirs: Any = Qwen3ForCausalLM(Qwen3Config(**model.hf_config())).eval()
     theirs.load_state_dict(model.state_dict(), strict=False)
-    theirs.to(model.compute_dtype)
+    return model, theirs.to(model.compute_dtype)
+
+
+def equal_share(ours: list[list[int]], others: list[list[int]]) -> float:
+    """Return the share of tokens before the first difference."""
+    same = [next((i for i, (a, b) in enumerate(zip(*p, strict=True)) if a != b), len(p[0])) for p in zip(ours, others)]
+    return sum(same) / sum(map(len, ours))
+
+
+def main() -> None:
+    args = parse()
+    model, theirs = models(args)
+    tokenizer = some_tokenizer(model.vocab_size)
     draw = random.Random(1)
     prompts = [[draw.randrange(3, model.vocab_size) for _ in range(_PROMPT)] for _ in range(args.streams)]
     n = args.new_tokens
@@ -171,31 +186,28 @@ def main() -> None:
         assert all(len(ids) == n for ids in found)
         return sum(map(len, found))
 
+    one, many = "one", f"{args.streams} together"
     runs: dict[str, Callable[[], int]] = {
-        "danlu, one": lambda: count(answer(model, tokenizer, prompts[:1], n)),
-        "transformers, one": lambda: count(in_transformers(theirs, prompts[:1], n)),
-        f"danlu, {args.streams} together": lambda: count(answer(model, tokenizer, prompts, n)),
-        f"transformers, {args.streams} together": lambda: count(in_transformers(theirs, prompts, n)),
+        f"danlu, {one}": lambda: count(answer(model, tokenizer, prompts[:1], n)),
+        f"transformers, {one}": lambda: count(in_transformers(theirs, prompts[:1], n)),
+        f"danlu, {many}": lambda: count(answer(model, tokenizer, prompts, n)),
+        f"transformers, {many}": lambda: count(in_transformers(theirs, prompts, n)),
     }
     if args.gguf:
         llama = in_llama(args.gguf, n)
         runs["llama.cpp, one"] = lambda: count([llama(prompts[0])])
     what = args.checkpoint or args.preset
     print(f"{what}, {args.precision}, prompts of {_PROMPT}, {n} new tokens, {torch.get_num_threads()} threads")
-    ours, others = answer(model, tokenizer, prompts, n), in_transformers(theirs, prompts, n)
-    same = sum(
-        next((i for i, (a, b) in enumerate(zip(*p, strict=True)) if a != b), n) for p in zip(ours, others, strict=True)
-    )
-    print(f"greedy tokens equal to transformers' until the first difference: {same / (n * args.streams):.1%}")
+    same = equal_share(answer(model, tokenizer, prompts, n), in_transformers(theirs, prompts, n))
+    print(f"greedy tokens equal to transformers' until the first difference: {same:.1%}")
     speeds = measure(runs, args.rounds)
     for name, found in speeds.items():
         say(name, found)
-    one, one_theirs, many, many_theirs = list(runs)[:4]
-    compare(speeds, one, one_theirs)
-    compare(speeds, many, one)
-    compare(speeds, many, many_theirs)
+    compare(speeds, f"danlu, {one}", f"transformers, {one}")
+    compare(speeds, f"danlu, {many}", f"danlu, {one}")
+    compare(speeds, f"danlu, {many}", f"transformers, {many}")
     if args.gguf:
-        compare(speeds, one, "llama.cpp, one")
+        compare(speeds, f"danlu, {one}", "llama.cpp, one")
     if model.context > _LONG_PROMPT:
         waits = first_token(model, tokenizer, args.streams, draw)
         print(

@@ -9,6 +9,7 @@ SOURCE = Path(danlu.__file__).parent
 # From the left: a room may import from rooms further right, and rooms of one row not from each other.
 ROWS = [
     {"__init__", "__main__", "cli", "commands", "hf"},
+    {"export"},
     {"evaluate", "serve"},
     {"infer"},
     {"train"},

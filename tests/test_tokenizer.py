@@ -1,5 +1,6 @@
 """Text to ids and back, for every string; special tokens only where code puts them."""
 
+import json
 import random
 from pathlib import Path
 
@@ -87,6 +88,12 @@ def test_transformers_gives_the_same_ids(tokenizer_folder, tokenizer, texts):
     chat = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "好"}]
     expected = "<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n好<|im_end|>\n"
     assert theirs.apply_chat_template(chat, tokenize=False) == expected
+
+
+def test_transformers_models_take_all_that_the_tokenizer_gives(tokenizer_folder):
+    """transformers 4.57 adds types of tokens unless it is told not to, and its `generate` refuses them."""
+    config = json.loads((tokenizer_folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
 
 
 def test_the_report_counts(tokenizer, texts):

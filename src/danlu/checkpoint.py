@@ -46,23 +46,31 @@ def save_checkpoint(
     folder: Path, model: Model, tokenizer: Tokenizer | None = None, trainer: TrainerState | None = None
 ) -> None:
     """Write a checkpoint folder. Raises OutputError where it exists, cannot be written, or the disk is full."""
-    ids: dict[str, Any] = {}
-    if tokenizer is not None:
-        ids = {"eos_token_id": tokenizer.eos_id, "bos_token_id": None, "pad_token_id": tokenizer.document_id}
-    ends = {"eos_token_id": tokenizer.end_ids} if tokenizer is not None and len(tokenizer.end_ids) > 1 else {}
     with storage.new_folder(folder) as scratch:
-        _write_json(scratch / CONFIG, model.hf_config() | ids)
-        sampling = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
-        _write_json(scratch / GENERATION, {"_from_model_config": False, **sampling, **ids, **ends})
-        _write_tensors(scratch / WEIGHTS, lora.plain_state(model))
+        write_model(scratch, model, tokenizer)
         if model.adapter is not None:
             _write_adapter(scratch / ADAPTER, model, tokenizer)
-        if tokenizer is not None:
-            tokenizer.write_files(scratch)
         if trainer is not None:
             (scratch / _STATE).parent.mkdir()
             _write_json(scratch / _STATE, trainer.values)
             _write_tensors(scratch / _TENSORS, trainer.tensors)
+
+
+def write_model(
+    folder: Path, model: Model, tokenizer: Tokenizer | None = None, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write into an existing folder what other programs read of a checkpoint, its weights as `dtype`."""
+    ids: dict[str, Any] = {}
+    if tokenizer is not None:
+        ids = {"eos_token_id": tokenizer.eos_id, "bos_token_id": None, "pad_token_id": tokenizer.document_id}
+    ends = {"eos_token_id": tokenizer.end_ids} if tokenizer is not None and len(tokenizer.end_ids) > 1 else {}
+    type_name = str(dtype).removeprefix("torch.")
+    _write_json(folder / CONFIG, model.hf_config() | {"dtype": type_name, "torch_dtype": type_name} | ids)
+    sampling = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
+    _write_json(folder / GENERATION, {"_from_model_config": False, **sampling, **ids, **ends})
+    _write_tensors(folder / WEIGHTS, {name: weight.to(dtype) for name, weight in lora.plain_state(model).items()})
+    if tokenizer is not None:
+        tokenizer.write_files(folder)
 
 
 def _write_adapter(folder: Path, model: Model, tokenizer: Tokenizer | None) -> None:

@@ -19,6 +19,7 @@ VERBS = {
     "generate": "continue a prompt",
     "chat": "talk with a fine-tuned model",
     "serve": "answer over HTTP, by OpenAI's protocol, with a page to talk on",
+    "export": "write a checkpoint as GGUF (llama.cpp, ollama), as a Hugging Face folder, or as the article's .pt",
     "summary": "layers, parameters, memory and FLOPs of a preset or checkpoint",
     "bench": "speed of training, generation and preparation on this machine",
     "import": "turn the article's .pt state dict into a checkpoint folder",

@@ -94,6 +94,21 @@ def replacing(path: Path) -> Generator[Path]:
         fsync(path.parent)
 
 
+@contextmanager
+def new_file(path: Path) -> Generator[Path]:
+    """Yield a temporary file beside `path`, in a folder that is made if it is missing; put it there, as `replacing`.
+
+    Raises OutputError where `path` exists, cannot be written, or the disk is full; then nothing is left behind.
+    """
+    require_absent(path)
+    with clear_errors(path):
+        parent = path.absolute().parent
+        _make_parents(parent)
+        sweep(parent)
+        with replacing(path) as scratch:
+            yield scratch
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file's whole text atomically."""
     with replacing(path) as scratch:

@@ -35,10 +35,11 @@ PROBES = (
 )
 """Texts that a tokenizer with a normaliser, unknown tokens or missing bytes changes; every byte of UTF-8 is in them."""
 
-_QWEN2_SPLIT = (
+QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_CHATML = (
+"""How a text is cut before bytes are merged."""
+CHATML = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
     "{% endfor %}"
@@ -99,10 +100,11 @@ class Tokenizer:
         return Tokenizer(self._json_text, {**self.config, "eos_token": token})
 
     def write_files(self, folder: Path) -> None:
-        """Write the two files into an existing folder."""
+        """Write the two files into a folder; transformers is told that models here take no types of tokens."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TOKENIZER_JSON).write_text(self._json_text, encoding="utf-8")
-        text = json.dumps(self.config, ensure_ascii=False, indent=2)
+        config = {"model_input_names": ["input_ids", "attention_mask"], **self.config}
+        text = json.dumps(config, ensure_ascii=False, indent=2)
         (folder / TOKENIZER_CONFIG).write_text(text + "\n", encoding="utf-8")
 
     def save(self, folder: Path) -> None:
@@ -139,6 +141,11 @@ class Tokenizer:
         if not 0 <= token_id < len(self._bytes):
             raise TokenizerError(f"id {token_id}: the tokenizer has {self.vocab_size:,} entries")
         return self._bytes[token_id]
+
+    @cached_property
+    def structure(self) -> dict[str, Any]:
+        """Return the contents of `tokenizer.json`, in today's form of it whatever the file's was."""
+        return json.loads(self._backend.to_str())
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
@@ -191,7 +198,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
         [
-            pre_tokenizers.Split(Regex(_QWEN2_SPLIT), "isolated"),
+            pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -222,7 +229,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1_000_000_000,
-        "chat_template": _CHATML,
+        "chat_template": CHATML,
     }
     return Tokenizer(backend.to_str(pretty=True), config)
 

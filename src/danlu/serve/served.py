@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from danlu.data.chat import Message
@@ -52,7 +52,11 @@ class Served:
             "created": self.created,
             "owned_by": "danlu",
             "max_model_len": self.context,
-            "danlu": {"context": self.context, "chat": self.template is not None},
+            "danlu": {
+                "context": self.context,
+                "chat": self.template is not None,
+                "sampling": asdict(self.sampling),  # what a request that names nothing is answered with
+            },
         }
 
     def require_name(self, name: str | None) -> None:
