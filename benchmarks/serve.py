@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import re
 import signal
@@ -49,7 +50,8 @@ PROMPTS = 500
 def make_folder(folder: Path, preset: str | None) -> None:
     """Save a model of random weights; without a preset, one so small that the server is what is measured."""
     draw = random.Random(0)
-    words = ["".join(chr(draw.randrange(0x4E00, 0x4F00)) for _ in range(2)) for _ in range(4000)]
+    last = 0x4F00 if preset is None else 0x5E00
+    words = ["".join(chr(draw.randrange(0x4E00, last)) for _ in range(2)) for _ in range(4000)]
     if preset is None:
         tokenizer = train_tokenizer(words, 600)
         shape = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 48}
@@ -91,6 +93,12 @@ def serving(folder: Path, *flags: str) -> Iterator[tuple[str, subprocess.Popen[s
 def resident_kb(pid: int) -> int:
     text = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", text)[1])  # type: ignore[index]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process, its own and the system's."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Soak:
@@ -240,16 +248,16 @@ class Streams:
     """The same greedy streams, asked of the engine in this process or of a server; both return the tokens."""
 
     def __init__(self, folder: Path, new_tokens: int, streams: int):
-        self.model, self.tokenizer = load_model(folder), load_tokenizer(folder)
-        self.ids = (self.tokenizer.document_id, *self.tokenizer.encode("一丁七万"))
+        model, tokenizer = load_model(folder), load_tokenizer(folder)
+        self.ids = (tokenizer.document_id, *tokenizer.encode("一丁七万"))
         self.new_tokens, self.streams = new_tokens, streams
+        self._engine = Engine(model, tokenizer, 32).__enter__()  # as long as the process, like the server's
 
     def engine(self) -> int:
         request = Request(self.ids, self.new_tokens, GREEDY)
-        with Engine(self.model, self.tokenizer, 32) as engine:
-            replies = [engine.submit(request, lambda _: None) for _ in range(self.streams)]
-            while engine.busy:
-                engine.step()
+        replies = [self._engine.submit(request, lambda _: None) for _ in range(self.streams)]
+        while self._engine.busy:
+            self._engine.step()
         return sum(reply.tokens for reply in replies)
 
     def server(self, url: str) -> int:
@@ -271,24 +279,29 @@ class Streams:
 
 
 def overhead(preset: str, rounds: int, new_tokens: int, streams: int) -> None:
-    """Time both in turn, after a round that warms up."""
+    """Measure both in turn, after a round that warms up: tokens a second, and CPU time a token, which load moves less."""
     speeds: dict[str, list[float]] = {"engine": [], "server": []}
+    costs: dict[str, list[float]] = {"engine": [], "server": []}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         make_folder(folder, preset)
         work = Streams(folder, new_tokens, streams)
-        with serving(folder) as (url, _):
+        with serving(folder) as (url, process):
+            ways = {"engine": (work.engine, os.getpid()), "server": (partial(work.server, url), process.pid)}
             for number in range(rounds + 1):
-                for name, go in (("engine", work.engine), ("server", partial(work.server, url))):
-                    started = time.perf_counter()
+                for name, (go, pid) in ways.items():
+                    started, cost = time.perf_counter(), cpu_seconds(pid)
                     tokens = go()
                     assert tokens == streams * new_tokens, f"{name}: {tokens} tokens"
                     if number:
                         speeds[name].append(tokens / (time.perf_counter() - started))
-    ratios = [server / engine for server, engine in zip(speeds["server"], speeds["engine"], strict=True)]
+                        costs[name].append((cpu_seconds(pid) - cost) / tokens * 1000)
     print(f"{preset}, fp32, {streams} streams of {new_tokens} tokens, {torch.get_num_threads()} threads")
     for name, found in speeds.items():
-        print(f"{name:<8}{statistics.median(found):8.1f} tokens/s (min {min(found):.1f}, max {max(found):.1f})")
+        spread = f"(min {min(found):.1f}, max {max(found):.1f})"
+        cost = f"{statistics.median(costs[name]):.2f} ms of CPU a token"
+        print(f"{name:<8}{statistics.median(found):8.1f} tokens/s {spread}, {cost}")
+    ratios = [server / engine for server, engine in zip(speeds["server"], speeds["engine"], strict=True)]
     print(f"ratio {statistics.median(ratios):.3f}, median of pairs (min {min(ratios):.3f}, max {max(ratios):.3f})")
 
 
