@@ -35,8 +35,20 @@ class Prompt:
 class Served:
     """What requests are read with. A folder's `generation_config.json` gives the sampling that they do not name."""
 
-    def __init__(self, name: str, tokenizer: Tokenizer, context: int, entries: int, generation: Mapping[str, Any]):
-        """Take a model that reads `context` tokens of `entries`. Raises ConfigError for defaults that make no sense."""
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Tokenizer,
+        context: int,
+        entries: int,
+        generation: Mapping[str, Any],
+        about: Mapping[str, Any] | None = None,
+    ):
+        """Take a model that reads `context` tokens of `entries`; `about` is told of it to who asks.
+
+        Raises ConfigError for defaults that make no sense.
+        """
+        self.about = dict(about or {})
         self.name, self.tokenizer, self.context, self.entries = name, tokenizer, context, entries
         self.created = int(time.time())
         self.sampling = default_sampling(generation)
@@ -56,6 +68,7 @@ class Served:
                 "context": self.context,
                 "chat": self.template is not None,
                 "sampling": asdict(self.sampling),  # what a request that names nothing is answered with
+                **self.about,
             },
         }
 
