@@ -59,7 +59,7 @@ def fetch(source: str) -> Fetched:
     chosen = choose(listing.files, name)
     with log.progress("bytes") as bar:
         hub.web.say = functools.partial(bar.console.print, markup=False, soft_wrap=True)
-        task = bar.add_task("in the cache", total=sum(file.bytes for file in chosen), note=name.repo)
+        task = bar.add_task("in the cache", total=sum(file.bytes for file in chosen), note="")
         found: dict[str, Path] = {}
         for file in chosen:
             path = hub.find(listing, file)
@@ -126,7 +126,7 @@ def _fetch(hub: Hub, listing: Listing, missing: list[HubFile], bar: Progress, ta
         def moved(have: int, before: int = before) -> None:
             bar.update(task, completed=before + have)
 
-        bar.update(task, note=f"{number:,}/{len(missing):,} {file.path}")
+        bar.update(task, note=f"file {number:,} of {len(missing):,}")
         found[file.path] = _fetch_one(hub, listing, file, places[file], moved)
         done = before + file.bytes
     return found

@@ -55,7 +55,7 @@ class HuggingFace:
         """Ask for the revision's commit and its files. Raises DataError with what to do where that is refused."""
         about, _ = self._get(f"{self._api}/revision/{quote(self._asked, safe='')}")
         try:
-            commit = str(about["sha"])
+            commit = _hex(about["sha"])
             files = tuple(_file(entry) for entry in self._entries(commit) if entry["type"] == "file")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{self._endpoint}: lists {self.name} in an unknown way ({error!r})") from None
