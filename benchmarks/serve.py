@@ -279,7 +279,7 @@ class Streams:
 
 
 def overhead(preset: str, rounds: int, new_tokens: int, streams: int) -> None:
-    """Measure both in turn, after a round that warms up: tokens a second, and CPU time a token, which load moves less."""
+    """Measure both in turn, after a warming round: tokens a second, and CPU time a token, which load moves less."""
     speeds: dict[str, list[float]] = {"engine": [], "server": []}
     costs: dict[str, list[float]] = {"engine": [], "server": []}
     with tempfile.TemporaryDirectory() as scratch:

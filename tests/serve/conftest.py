@@ -44,7 +44,7 @@ class Running:
 def running(model, tokenizer, *, slots=4, generation=SAMPLING, **limits):
     """Serve until the block ends."""
     worker = Worker(Engine(model, tokenizer, slots))
-    served = Served("tiny", tokenizer, worker.engine.length, worker.engine.entries, generation)
+    served = Served("tiny", worker.engine, generation)
     app = App(worker, served, Limits(**limits))
     address = bind("127.0.0.1", 0)
     server = Server(app)

@@ -127,22 +127,25 @@ def test_too_many_are_told_to_come_again(long_server):
     assert never.status_code == 400
 
 
-def test_a_slow_reader_holds_up_nobody_and_is_left(long_server, monkeypatch):
-    """Its answer, far more than sockets hold, is joined until it reads; when it never does, its line is cut."""
+@pytest.mark.slow
+def test_a_slow_reader_holds_up_nobody_and_is_left(serving, long_model, taught, monkeypatch):
+    """Its answers, far more than sockets hold, are joined until it reads; when it never does, its line is cut."""
     monkeypatch.setattr(app_module, "_PATIENCE_S", 1.0)
-    line = lines_of(long_server, {**LONG, "logprobs": 20})
-    started = time.monotonic()
-    long_server.client.completions.create(model="tiny", prompt="长江", max_tokens=20)
-    assert time.monotonic() - started < 5
-    assert long_server.idle(60)
-    line.settimeout(10)
-    received = b""
-    while piece := line.recv(1 << 20):
-        received += piece
-    assert b"[DONE]" not in received
-    line.close()
+    with serving(long_model, taught) as server:
+        line = lines_of(server, {**LONG, "logprobs": 20, "n": 3})
+        started = time.monotonic()
+        server.client.completions.create(model="tiny", prompt="长江", max_tokens=20)
+        assert time.monotonic() - started < 5
+        assert server.idle(60)
+        line.settimeout(10)
+        received = b""
+        while piece := line.recv(1 << 20):
+            received += piece
+        assert b"[DONE]" not in received
+        line.close()
 
 
+@pytest.mark.slow
 def test_a_slow_reader_gets_everything(long_server):
     body = {**LONG, "max_tokens": 600, "logprobs": 20}
     told, reads = [], 0

@@ -43,7 +43,7 @@ def test_the_model_is_listed_and_found(client):
     assert [model.id for model in client.models.list()] == ["tiny"]
     card = client.models.retrieve("tiny")
     assert card.owned_by == "danlu"
-    assert card.max_model_len == 128
+    assert card.max_model_len == card.danlu["context"] == 128
     with pytest.raises(openai.NotFoundError) as refusal:
         client.models.retrieve("gpt/4")
     assert refusal.value.code == "model_not_found"

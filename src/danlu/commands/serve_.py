@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -62,9 +63,10 @@ def run(argv: list[str]) -> int:
         raise DanluError(f"{error.name} is not installed. Serving needs: pip install 'danlu[serve]'") from None
     started = time.monotonic()
     with bind(options.host, options.port) as address:
-        app = _app(folder, options)
+        with ThreadPoolExecutor(1) as passing:  # see _app
+            app = passing.submit(_app, folder, options).result()
         url = address_of(address)
-        log.say(f"serving {app.served.name} in {app.served.about['precision']} at {url} (API: {url}/v1)")
+        log.say(f"serving {app.served.name} in {app.served.precision} at {url} (API: {url}/v1)")
         try:
             Server(app).run(sockets=[address])
         finally:
@@ -103,7 +105,11 @@ def _key(options: Options) -> str | None:
 
 
 def _app(folder: Path, options: Options) -> App:
-    """Load the model, and put an engine, a worker and the routes around it."""
+    """Load the model, and put an engine, a worker and the routes around it; call it in a thread that ends.
+
+    A thread that has computed in parallel keeps the threads that helped it. While two threads keep some, GNU's OpenMP
+    has them sleep rather than spin between two operations: then the worker writes 1.7 times more slowly.
+    """
     from danlu.checkpoint import generation_settings
     from danlu.infer.engine import Engine
     from danlu.infer.worker import Worker
@@ -113,11 +119,7 @@ def _app(folder: Path, options: Options) -> App:
     model, tokenizer = options.load(folder)
     engine = Engine(model, tokenizer, options.slots, options.context)
     name = options.name or folder.absolute().name
-    about = {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "precision": "fp32" if model.compute_dtype.itemsize == 4 else "bf16",
-    }
-    served = Served(name, tokenizer, engine.length, engine.entries, generation_settings(folder), about)
+    served = Served(name, engine, generation_settings(folder))
     if served.template is None:
         log.say(f"note: {folder} was not taught to answer: a conversation is put to it as plain lines (danlu finetune)")
     limits = Limits(options.slots + options.max_queue, options.timeout, _key(options), options.allow_origin)

@@ -121,7 +121,7 @@ class App:
         self.served.require_name(ask.model)
         self.desk.require_room(1)
         form: Form = await asyncio.to_thread(read)
-        answers = Answers(self.desk, form.requests, self.limits.seconds)
+        answers = Answers(self.desk, form.requests, self.limits.seconds, bool(ask.stream))
         if ask.stream:
             return Stream(form, answers)
         async with answers:

@@ -20,6 +20,9 @@ from danlu.infer.worker import Worker
 from danlu.serve.errors import ApiError
 from danlu.serve.metrics import Metrics
 
+PAUSE_S = 0.02
+"""A stream brings what was written in so many seconds at once: an event wakes a thread here and one at the reader."""
+
 
 class Desk:
     """Hands requests to the worker, no more than `most` at a time; belongs to one event loop.
@@ -62,12 +65,13 @@ class Desk:
 class Answers:
     """Answers under way: `async with` begins them and, on leaving, cancels those that have not ended.
 
-    Iterating yields (number of the request, piece); it ends when all answers have. Raises ApiError on entering where
-    too many are under way, and later when the `seconds` are over, or an answer fails.
+    Iterating yields (number of the request, piece); it ends when all answers have. Without `streamed` an answer comes
+    as one piece. Raises ApiError on entering where too many are under way, and later when the `seconds` are over, or an
+    answer fails.
     """
 
-    def __init__(self, desk: Desk, requests: Sequence[Request], seconds: float):
-        self.desk, self.requests = desk, requests
+    def __init__(self, desk: Desk, requests: Sequence[Request], seconds: float, streamed: bool):
+        self.desk, self.requests, self.streamed = desk, requests, streamed
         self.prompt_tokens = sum(len(request.ids) for request in requests if request.sample == 0)
         self.completion_tokens = 0
         self._loop = asyncio.get_running_loop()
@@ -76,7 +80,11 @@ class Answers:
         self._pieces: list[list[Piece]] = [[] for _ in requests]
         self._ready: deque[int] = deque()
         self._numbers: dict[int, int] = {}
-        self._changed = asyncio.Event()
+        self._due = asyncio.Event()
+        """Whether what has come is to be fetched."""
+        self._next = self._begun
+        """When, if not at once."""
+        self._timer: asyncio.TimerHandle | None = None
         self._said = False
 
     async def __aenter__(self) -> Answers:
@@ -96,6 +104,8 @@ class Answers:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self._cancel()
+        if self._timer:
+            self._timer.cancel()
         self.desk.metrics.request_seconds.add(self._loop.time() - self._begun)
 
     def _cancel(self) -> None:
@@ -110,7 +120,15 @@ class Answers:
         if not self._pieces[number]:
             self._ready.append(number)
         self._pieces[number].append(piece)
-        self._changed.set()
+        if piece.stopped or (self.streamed and self._loop.time() >= self._next):
+            self._due.set()
+        elif self.streamed and self._timer is None and not self._due.is_set():
+            self._timer = self._loop.call_at(self._next, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._ready:  # an answer that ended may have had everything fetched
+            self._due.set()
 
     def __aiter__(self) -> Answers:
         return self
@@ -122,6 +140,9 @@ class Answers:
         number = self._ready.popleft()
         piece = joined(self._pieces[number])
         self._pieces[number] = []
+        if not self._ready:
+            self._due.clear()
+            self._next = self._loop.time() + PAUSE_S
         self.completion_tokens += len(piece.tokens)
         if piece.stopped:
             del self._numbers[number]
@@ -132,17 +153,15 @@ class Answers:
         return number, piece
 
     async def _wait(self) -> None:
-        """Wait for a piece, or the end of the request's time."""
-        late = self._loop.time() >= self._end
-        if not self._ready and not late:
-            self._changed.clear()
-            try:
+        """Wait until there is something to fetch, or the request's time is over."""
+        try:
+            if self._loop.time() >= self._end:
+                raise TimeoutError
+            if not self._due.is_set():
                 async with asyncio.timeout_at(self._end):
-                    await self._changed.wait()
-            except TimeoutError:
-                late = True
-        if late:
-            raise ApiError(504, "the answer took longer than the server allows", code="timeout")
+                    await self._due.wait()
+        except TimeoutError:
+            raise ApiError(504, "the answer took longer than the server allows", code="timeout") from None
 
     def usage(self) -> dict[str, Any]:
         """Return OpenAI's counts: a prompt with several answers is counted once; an end mark that was drawn counts."""

@@ -10,6 +10,7 @@ from typing import Any
 from danlu.data.chat import Message
 from danlu.data.template import ChatTemplate
 from danlu.errors import ConfigError, TokenizerError
+from danlu.infer.engine import Engine
 from danlu.infer.sampling import Sampling
 from danlu.serve.errors import ApiError
 from danlu.tokenizer import Tokenizer
@@ -35,26 +36,17 @@ class Prompt:
 class Served:
     """What requests are read with. A folder's `generation_config.json` gives the sampling that they do not name."""
 
-    def __init__(
-        self,
-        name: str,
-        tokenizer: Tokenizer,
-        context: int,
-        entries: int,
-        generation: Mapping[str, Any],
-        about: Mapping[str, Any] | None = None,
-    ):
-        """Take a model that reads `context` tokens of `entries`; `about` is told of it to who asks.
-
-        Raises ConfigError for defaults that make no sense.
-        """
-        self.about = dict(about or {})
-        self.name, self.tokenizer, self.context, self.entries = name, tokenizer, context, entries
+    def __init__(self, name: str, engine: Engine, generation: Mapping[str, Any]):
+        """Take a model as its engine reads it. Raises ConfigError for defaults that make no sense."""
+        self.name, self.tokenizer = name, engine.tokenizer
+        self.context, self.entries = engine.length, engine.entries
+        self.parameters = sum(parameter.numel() for parameter in engine.model.parameters())
+        self.precision = str(engine.model.compute_dtype).removeprefix("torch.")
         self.created = int(time.time())
         self.sampling = default_sampling(generation)
-        self.template = taught_template(tokenizer, generation)
-        end = [] if self.template is None else [tokenizer.special_ids[self.template.end_of_turn()]]
-        self._end_ids = tuple(dict.fromkeys((*tokenizer.end_ids, *end)))
+        self.template = taught_template(self.tokenizer, generation)
+        end = [] if self.template is None else [self.tokenizer.special_ids[self.template.end_of_turn()]]
+        self._end_ids = tuple(dict.fromkeys((*self.tokenizer.end_ids, *end)))
 
     def card(self) -> dict[str, Any]:
         """Return the model as `GET /v1/models` lists it."""
@@ -66,9 +58,10 @@ class Served:
             "max_model_len": self.context,
             "danlu": {
                 "context": self.context,
+                "parameters": self.parameters,
+                "precision": self.precision,
                 "chat": self.template is not None,
                 "sampling": asdict(self.sampling),  # what a request that names nothing is answered with
-                **self.about,
             },
         }
 
