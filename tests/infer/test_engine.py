@@ -10,7 +10,8 @@ import danlu
 from danlu.checkpoint import save_checkpoint
 from danlu.config import ArticleConfig, Qwen3Config
 from danlu.errors import CheckpointError, ConfigError, DataError
-from danlu.infer.generate import generate
+from danlu.infer.generate import generate, generate_many
+from danlu.infer.request import Request
 from danlu.infer.sampling import Sampling
 from danlu.model import build_model
 
@@ -206,3 +207,24 @@ def test_transformers_generates_the_same_greedy_text(qwen3, tokenizer, tmp_path)
     out = theirs.generate(ids, max_new_tokens=30, do_sample=False, pad_token_id=0)[0, ids.shape[1] :].tolist()
     expected = tokenizer.decode(i for i in out if i != tokenizer.eos_id)
     assert danlu.generate(qwen3, tokenizer, PROMPT, max_new_tokens=30, sampling=GREEDY).texts == [expected]
+
+
+def test_many_prompts_get_what_each_gets_alone_in_their_order(qwen3, tokenizer, monkeypatch):
+    """More than are answered at once, of different lengths; the requests are taken as they are needed."""
+    monkeypatch.setattr("danlu.infer.generate._REQUESTS_AT_ONCE", 4)
+    prompts = [[tokenizer.eos_id, *range(20, 22 + i % 7)] for i in range(15)]
+    taken = []
+
+    def requests():
+        for i, ids in enumerate(prompts):
+            taken.append(i)
+            yield Request(tuple(ids), 3 + 2 * (i % 5), GREEDY, seed=i)
+
+    got = []
+    for answer in generate_many(qwen3, tokenizer, requests()):
+        if not got:
+            assert len(taken) < 9
+        got.append(answer)
+    for i, (ids, (text, stopped)) in enumerate(zip(prompts, got, strict=True)):
+        alone = generate(qwen3, tokenizer, ids, max_new_tokens=3 + 2 * (i % 5), sampling=GREEDY, seed=i)
+        assert (alone.texts, alone.stopped) == ([text], [stopped])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import tee
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from danlu.data.chat import Conversation
 from danlu.data.template import ChatTemplate, Encoded
 from danlu.errors import DataError
 from danlu.evaluate.loss import Score, Window, padded, score_batches
-from danlu.infer.generate import generate
+from danlu.infer.generate import generate_many
+from danlu.infer.request import Request
 from danlu.infer.sampling import Sampling
 from danlu.model import Model
 from danlu.tokenizer import Tokenizer
@@ -140,17 +142,14 @@ def answered(
     one from after fine-tuning are judged alike.
     """
     ending = tokenizer.ending_with(template.end_of_turn())
-    for number, conversation in enumerate(conversations):
-        *asked, reference = conversation.messages
-        done = generate(
-            model,
-            ending,
-            template.prompt(asked),
-            max_new_tokens=max_new_tokens,
-            sampling=sampling or GREEDY,
-            seed=seed + number,
-        )
-        yield Answer(asked[-1].content, reference.content, done.texts[0], done.stopped[0])
+    asked, again = tee(conversations)
+    requests = (
+        Request(tuple(template.prompt(c.messages[:-1])), max_new_tokens, sampling or GREEDY, seed + number)
+        for number, c in enumerate(asked)
+    )
+    for conversation, (text, stopped) in zip(again, generate_many(model, ending, requests), strict=True):
+        *before, reference = conversation.messages
+        yield Answer(before[-1].content, reference.content, text, stopped)
 
 
 def compared(answers: Sequence[Answer], score: Score, left_out: int = 0) -> ChatScore:

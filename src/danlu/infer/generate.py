@@ -1,14 +1,15 @@
-"""One prompt continued, once or several times, by an engine made for it."""
+"""Prompts continued by an engine made for them: one, once or several times, or many, each once."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from danlu.errors import ConfigError
 from danlu.infer.engine import Engine
-from danlu.infer.reply import OnPiece
+from danlu.infer.reply import OnPiece, Reply
 from danlu.infer.request import Piece, Request
 from danlu.infer.sampling import Sampling
 from danlu.model import Model
@@ -19,6 +20,7 @@ OnText = Callable[[int, str], None]
 
 _SAMPLES_AT_ONCE = 64
 """So many are written at a time; further ones wait for one to end."""
+_REQUESTS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +91,28 @@ def generate(
             engine.step()
     tokens = sum(reply.tokens for reply in replies)
     return Generated(prompt, texts, tokens, time.perf_counter() - started, [reply.stopped for reply in replies])
+
+
+def generate_many(model: Model, tokenizer: Tokenizer, requests: Iterable[Request]) -> Iterator[tuple[str, str]]:
+    """Yield each request's text and why it ended, in their order; many are answered at once, few are looked ahead.
+
+    Raises what `generate` raises. Between two yields the weights must not change.
+    """
+    under_way: deque[tuple[Reply, list[str]]] = deque()
+    with Engine(model, tokenizer, _REQUESTS_AT_ONCE) as engine:
+        for request in requests:
+            pieces: list[str] = []
+            under_way.append((engine.submit(request, lambda piece, pieces=pieces: pieces.append(piece.text)), pieces))
+            while engine.waiting and engine.waiting + engine.running >= _REQUESTS_AT_ONCE:
+                engine.step()
+            yield from _finished(under_way)
+        while under_way:
+            engine.step()
+            yield from _finished(under_way)
+
+
+def _finished(under_way: deque[tuple[Reply, list[str]]]) -> Iterator[tuple[str, str]]:
+    """Take the answers at the front that have ended."""
+    while under_way and under_way[0][0].stopped:
+        reply, pieces = under_way.popleft()
+        yield "".join(pieces), reply.stopped
