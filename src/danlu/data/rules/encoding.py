@@ -1,0 +1,112 @@
+"""Text that was decoded by the wrong table: undone where it can be, dropped where it cannot."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+
+from danlu.data.characters import Kind, kinds
+from danlu.errors import DataError
+from danlu.types import Document, Drop
+
+INSTALL = 'pip install -e ".[clean]"'
+_C1 = {
+    ord(bytes([code]).decode("cp1252")): code
+    for code in range(0x80, 0xA0)
+    if code not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+}
+"""What Windows-1252 has where Latin-1 has control characters."""
+_LOST = "锟斤拷"
+"""U+FFFD twice, in UTF-8, read as GBK."""
+
+
+def optional(package: str, what: str) -> ModuleType:
+    """Import a package of the extra `[clean]`. Raises DataError, in one line, where it is missing."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise DataError(f"{what} needs the package {package}: {INSTALL}") from None
+
+
+@dataclass(frozen=True)
+class RepairMojibake:
+    """Undo Chinese that was decoded as Latin-1, Windows-1252 or GBK, drop what stays garbled.
+
+    A text is suspected where more than `share` of it is what wrong decoding leaves behind (see `Kind.GARBLED` and
+    `Kind.UPPER_LATIN`) and hardly any a word of grammar. It is decoded anew, byte for byte; a text that this does not
+    make Chinese is dropped. Single such sequences amid sound text (`â€œ`) are left to ftfy's `fix_encoding`, which
+    changes nothing else.
+    Stands before `normalise_lines`: what that takes for control characters may be half of a character.
+    """
+
+    share: float
+    ftfy: bool = True
+    _ftfy: ModuleType | None = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.ftfy:
+            object.__setattr__(self, "_ftfy", optional("ftfy", "repairing mojibake"))
+
+    def __call__(self, document: Document) -> Document | Drop:
+        """Answer with a text that is not garbled."""
+        text = document.text
+        while self._garbled(text):  # what is undone is shorter, so this ends
+            undone = _undone(text)
+            if undone is None:
+                return Drop("mojibake")
+            text = undone
+        if self._ftfy and kinds(text)[Kind.UPPER_LATIN] and self._ftfy.badness.is_bad(text):
+            text = self._ftfy.fix_encoding(text)
+        return document if text == document.text else replace(document, text=text)
+
+    def _garbled(self, text: str) -> bool:
+        counts = kinds(text)
+        if counts[Kind.FUNCTION] > max(counts[Kind.GARBLED], counts[Kind.UPPER_LATIN]) / 10:
+            return False  # a sentence about 枸杞 or 山楂
+        return max(counts[Kind.GARBLED], counts[Kind.UPPER_LATIN]) > self.share * len(text)
+
+    def __reduce__(self):
+        return type(self), (self.share, self.ftfy)
+
+
+def _undone(text: str) -> str | None:
+    """Return the text that was decoded wrongly to this one, or None.
+
+    Bytes of another encoding are hardly ever valid UTF-8, but often valid GB18030: that must give Chinese.
+    """
+    if kinds(text)[Kind.GARBLED] >= kinds(text)[Kind.UPPER_LATIN]:
+        return _redecoded(text, "gb18030", "utf-8")
+    text = text.translate(_C1)
+    undone = _redecoded(text, "latin-1", "utf-8")
+    if undone is not None:
+        return undone
+    undone = _redecoded(text, "latin-1", "gb18030")
+    return undone if undone is not None and _is_chinese(undone) else None
+
+
+def _redecoded(text: str, wrong: str, right: str) -> str | None:
+    try:
+        return text.encode(wrong).decode(right)
+    except UnicodeError:
+        return None
+
+
+def _is_chinese(text: str) -> bool:
+    """Tell whether most letters are Han characters and a fiftieth of these words of grammar."""
+    counts = kinds(text)
+    han = counts[Kind.HAN] + counts[Kind.FUNCTION]
+    return 2 * han > sum(counts[: Kind.DIGIT]) and 50 * counts[Kind.FUNCTION] > han
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Drop a text more than `share` of which was lost: U+FFFD, 锟斤拷, private and unassigned code points."""
+
+    share: float
+
+    def __call__(self, document: Document) -> Document | Drop:
+        """Count what is lost."""
+        text = document.text
+        lost = kinds(text)[Kind.BROKEN] + len(_LOST) * text.count(_LOST)
+        return Drop("broken_text") if lost > self.share * len(text) else document
