@@ -1,7 +1,9 @@
 """Bad documents to plant among good ones: every kind by seed, from one of two pools of sentences.
 
-Thresholds and phrases were chosen looking at pool "look". Nothing was changed for pool "held_out"; its advertisements and
-footers were written when the list of phrases was finished, and are of trades that the list does not know. Everything here was made up for these tests, people and addresses included.
+Thresholds and phrases were chosen looking at pool "look". Of pool "held_out", advertisements and footers were written
+when the list of phrases was finished, and are of trades that the list does not know; one thing was changed after a look
+at the others: contacts were taken for advertisements, and dropped where they are to be masked.
+Everything here was made up for these tests, people and addresses included.
 """
 
 import random
