@@ -170,7 +170,8 @@ def models(args: argparse.Namespace) -> tuple[Model, Any]:
 
 def equal_share(ours: list[list[int]], others: list[list[int]]) -> float:
     """Return the share of tokens before the first difference."""
-    same = [next((i for i, (a, b) in enumerate(zip(*p, strict=True)) if a != b), len(p[0])) for p in zip(ours, others)]
+    pairs = zip(ours, others, strict=True)
+    same = [next((i for i, (a, b) in enumerate(zip(*p, strict=True)) if a != b), len(p[0])) for p in pairs]
     return sum(same) / sum(map(len, ours))
 
 

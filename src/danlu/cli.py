@@ -10,6 +10,8 @@ from danlu.errors import DanluError
 
 VERBS = {
     "demo": "corpus, tokenizer, shards, training, evaluation, samples and a report, in minutes",
+    "corpora": "known sets of Chinese text and conversations on the hubs",
+    "fetch": "bring sets from a hub here beforehand, and tell where they lie",
     "stats": "what a corpus is: documents, lengths, duplicates, characters",
     "tokenizer": "train a tokenizer on a corpus",
     "prepare": "clean, deduplicate, split, tokenise and pack a corpus into shards",

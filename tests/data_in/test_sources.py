@@ -256,8 +256,8 @@ def test_a_bad_source_is_one_line_and_status_2(tmp_path, write, capsys):
         ([str(tmp_path / "no*.jsonl")], "matches no file"),
         ([str(tmp_path / "folder")], "holds no file that danlu reads"),
         (["x" * 5000], "cannot be looked up"),
-        (["hf:owner/name"], "comes in a later version"),
-        (["modelscope:owner/name:file"], "comes in a later version"),
+        (["hf:name"], "is no name of a data set. After hf: comes OWNER/NAME"),
+        (["modelscope:owner/name:"], "is no name of a data set. After modelscope: comes OWNER/NAME"),
         ([str(table)], "has no 'text' (it has: body)"),
         ([str(numbers)], "row 1: its 'text' is no string"),
     ]:

@@ -22,7 +22,7 @@ from danlu.configure import check
 from danlu.data.template import ChatTemplate
 from danlu.export.gguf import write_gguf
 from danlu.export.vocabulary import vocabulary_of
-from danlu.infer.engine import generate
+from danlu.infer.generate import generate
 from danlu.infer.sampling import Sampling
 from danlu.infer.talk import Talk
 from danlu.model import build_model

@@ -76,7 +76,7 @@ class Prepare(SourceOptions):
     """Time `danlu prepare` as it is, into a folder that is thrown away."""
 
     sources: Positional[tuple[str, ...]] = ()
-    """files, folders, globs, `demo` or `demo-chat`"""
+    """files, folders, globs, `demo`, `demo-chat`, sets on a hub (danlu fetch --help) or names of `danlu corpora`"""
     tokenizer: Path | None = None
     """tokenizer folder"""
     json: bool = False

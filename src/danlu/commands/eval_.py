@@ -32,7 +32,7 @@ class Options(ChatOptions, SourceOptions):
     checkpoint: Positional[Path | None] = None
     """checkpoint folder of danlu or transformers, or a run folder (its best)"""
     sources: Positional[tuple[str, ...]] = ()
-    """files, folders, globs, `demo`, `demo-chat`, or a shard folder (its validation split)"""
+    """files, folders, globs, `demo`, `demo-chat`, sets on a hub, or a shard folder (its validation split)"""
     window: int | None = None
     """tokens of a window; by default the model's context (of a foreign model at most 4096)"""
     baselines: bool = True
@@ -53,7 +53,7 @@ def run(argv: list[str]) -> int:
     if options.chat:
         return judge_chat(path, options)
     if not options.sources:
-        what = "files, folders, globs, `demo`, `demo-chat` or a shard folder, or --chat FILE…"
+        what = "files, folders, globs, `demo`, `demo-chat`, sets on a hub or a shard folder, or --chat FILE…"
         raise DataError(f"danlu eval: no text is named. Give {what}")
     from danlu.evaluate.foreign import load_any
     from danlu.evaluate.loss import checked_window

@@ -24,7 +24,8 @@ CKPT         checkpoint folder, or run folder (its best), to start from
 RUN.toml     settings, `checkpoint` among them
 RUN_FOLDER   with --resume: go on with what was recorded there
 --data       conversations: .jsonl, .json, .parquet of messages, conversations, instruction/output, question/answer;
-             preferences for --objective dpo; or demo-chat, which comes with the extra [demo]
+             preferences for --objective dpo; demo-chat, which comes with the extra [demo]; or a set on a hub,
+             hf:OWNER/NAME, modelscope:OWNER/NAME (danlu fetch --help, danlu corpora)
 --objective  sft (the assistant's words), dpo (preferred answers), distill (a teacher's distribution)
 --adapter    lora: the weights stay, narrow matrices beside them learn
 --resume     go on from the newest good checkpoint of the run folder, bit for bit; start if there is none
@@ -143,7 +144,7 @@ def _pack(config: FinetuneConfig, resume: bool, skip_bad: bool) -> TrainConfig:
         raise OutputError(f"{config.out}: is a run already. Go on with it by --resume, or name another --out")
     storage.require_absent(config.out)
     corpus = Corpus(config.data, text_key=None, skip_bad=skip_bad)
-    about: dict[str, Any] = {"sources": list(config.data)}
+    about: dict[str, Any] = {"sources": list(config.data), "revisions": corpus.revisions}
     records = _records(corpus, config.objective, about)
     made = prepare_turns(
         records, template, model.context, turns, config.validation_share, config.too_long, about, corpus.bad

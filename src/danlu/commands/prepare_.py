@@ -30,7 +30,7 @@ class Options(SourceOptions):
     """
 
     sources: Positional[tuple[str, ...]] = ()
-    """files, folders, globs, `demo` or `demo-chat`"""
+    """files, folders, globs, `demo`, `demo-chat`, sets on a hub (danlu fetch --help) or names of `danlu corpora`"""
     tokenizer: Path | None = None
     """tokenizer folder (danlu tokenizer train makes one; any tokenizer.json folder will do)"""
     out: Path | None = None
@@ -85,7 +85,8 @@ def prepare_sources(options: Options, folder: Path, out: Path) -> tuple[dict[str
     done = _done(out, settings, corpus)
     if done is not None:
         return done, True
-    counts, about = Counts(), {"sources": list(options.sources), "settings": settings}
+    counts = Counts()
+    about = {"sources": list(options.sources), "revisions": corpus.revisions, "settings": settings}
     rules = [*default_rules(options.min_chars), *([ExactDedup()] if options.dedup else [])]
 
     def documents() -> Iterator[Document]:

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
@@ -46,6 +46,8 @@ class Options(DeviceOptions):
     """seconds that a request may take"""
     allow_origin: tuple[str, ...] = ()
     """origins whose pages may call the server from a browser, such as http://localhost:3000"""
+    precision: Literal["fp32", "bf16", "auto"] = "auto"
+    """compute type; auto: bf16 where this machine is much faster at it"""
     json: bool = False
     """print one JSON object as the last line"""
 
@@ -64,7 +66,7 @@ def run(argv: list[str]) -> int:
         with ThreadPoolExecutor(1) as passing:  # see _app
             app = passing.submit(_app, folder, options).result()
         url = address_of(address)
-        log.say(f"serving {app.served.name} at {url} (API: {url}/v1)")
+        log.say(f"serving {app.served.name} in {app.served.precision} at {url} (API: {url}/v1)")
         try:
             Server(app).run(sockets=[address])
         finally:

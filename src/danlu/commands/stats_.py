@@ -25,7 +25,7 @@ class Options(SourceOptions):
     """
 
     sources: Positional[tuple[str, ...]] = ()
-    """files, folders, globs, `demo` or `demo-chat`"""
+    """files, folders, globs, `demo`, `demo-chat`, sets on a hub (danlu fetch --help) or names of `danlu corpora`"""
     tokenizer: Path | None = None
     """of conversations, count tokens too, by its chat template: tokenizer folder, checkpoint or run folder"""
     context: int | None = None
@@ -54,6 +54,7 @@ def run(argv: list[str]) -> int:
         "lines": corpus.lines,
         "mean_line_chars": corpus.line_characters / max(1, corpus.lines),
         "skipped": corpus.skipped,
+        "revisions": corpus.revisions,
     }
     return finish(result, _text(result), options.json)
 

@@ -25,7 +25,7 @@ class Options(SourceOptions):
     """
 
     sources: Positional[tuple[str, ...]] = ()
-    """files, folders, globs, `demo` or `demo-chat`"""
+    """files, folders, globs, `demo`, `demo-chat`, sets on a hub (danlu fetch --help) or names of `danlu corpora`"""
     vocab_size: int = 6400
     """entries, special tokens included"""
     out: Path | None = None
@@ -74,6 +74,7 @@ def train(options: Options, out: Path) -> dict[str, Any]:
     tokenizer.save(out)
     return tokenizer.report(texts[:_REPORTED_TEXTS]) | {
         "tokenizer": str(out),
+        "revisions": corpus.revisions,
         "documents": counts.kept,
         "read": counts.documents,
         "dropped": dict(counts.dropped),

@@ -28,8 +28,6 @@ def kind(path: Path) -> str:
 
 def expand(spec: str) -> list[Path]:
     """Return the files that a path, a folder or a glob names, sorted. Raises DataError for none."""
-    if spec.startswith(("hf:", "modelscope:")):
-        raise DataError(f"{spec}: fetching from a hub comes in a later version. Download the file, then name its path")
     try:
         return _expand(spec)
     except OSError as error:

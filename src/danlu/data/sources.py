@@ -1,4 +1,4 @@
-"""Sources: files, folders, globs and named corpora, as one stream of documents.
+"""Sources: files, folders, globs, named corpora and sets on a hub, as one stream of documents.
 
 `.jsonl` and `.txt` (plain, .gz, .zst), `.parquet`, and a `.json` array where it is named itself. All but that streams:
 memory holds one record at a time (one file, where a `.txt` is one document; one batch of rows of a `.parquet`).
@@ -19,11 +19,15 @@ from typing import IO, Any, Literal
 
 from danlu import log, storage
 from danlu.data import demo, demo_chat
+from danlu.data.corpora import corpora
 from danlu.data.files import ARRAY, INSTALL, expand, kind, opened
+from danlu.data.hub.fetch import fetch
+from danlu.data.hub.names import is_hub_name
 from danlu.errors import DataError
 from danlu.types import Document
 
 TxtUnit = Literal["file", "line", "blank"]
+KINDS = "files, folders, globs, `demo`, `demo-chat`, hf:OWNER/NAME, modelscope:OWNER/NAME or a name of `danlu corpora`"
 _NAMED = {"demo": demo, "demo-chat": demo_chat}
 _LONGEST_LINE = 1 << 28
 _ROWS = 256
@@ -36,7 +40,7 @@ class Corpus:
 
     Raises DataError for a source that is not there, is of no known kind, holds nothing or cannot be read, for
     a record without a text (with `skip_bad` these are counted in `skipped` and passed over), and for a file
-    that is no longer what it was when the corpus was made.
+    that is no longer what it was when the corpus was made. `revisions` says which commit of a set on a hub is read.
     """
 
     specs: Sequence[str]
@@ -53,12 +57,25 @@ class Corpus:
 
     def __post_init__(self) -> None:
         if not self.specs:
-            raise DataError("no source is named. Give files, folders, globs, `demo` or `demo-chat`")
-        found = {spec: _NAMED[spec].files() if spec in _NAMED else expand(spec) for spec in self.specs}
+            raise DataError(f"no source is named. Give {KINDS}")
+        self.revisions: dict[str, str] = {}
+        self.bytes_fetched = 0
+        found = {spec: self._files_of(spec) for spec in self.specs}
         self.files = list(dict.fromkeys(path for paths in found.values() for path in paths))
         self._named = {path: spec for spec, paths in found.items() if spec in _NAMED for path in paths}
         self._stamps = {path: _stamp(path) for path in self.files}
         self._finished, self._position = 0, _nowhere
+
+    def _files_of(self, spec: str) -> Sequence[Path]:
+        """Return a source's files; those of a set on a hub are fetched, and its revision is noted."""
+        if spec in _NAMED:
+            return _NAMED[spec].files()
+        source = corpora()[spec].source if spec in corpora() else spec
+        if not is_hub_name(source):
+            return expand(spec)
+        fetched = fetch(source)
+        self.revisions[spec], self.bytes_fetched = fetched.revision, self.bytes_fetched + fetched.bytes_fetched
+        return fetched.files
 
     @property
     def bytes_total(self) -> int:
@@ -71,8 +88,8 @@ class Corpus:
         return min(self.bytes_total, self._finished + self._position())
 
     def fingerprint(self) -> str:
-        """Hash all contents and the options that change what is read."""
-        parts = [self.text_key or "", self.txt_unit, str(self.skip_bad)]
+        """Hash all contents, the revisions of sets on a hub, and the options that change what is read."""
+        parts = [self.text_key or "", self.txt_unit, str(self.skip_bad), *self.revisions.values()]
         for path in self.files:
             try:
                 parts += [self._named.get(path) or kind(path), storage.sha256_of(path)]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.linalg import vecdot
+from torch.linalg import vector_norm
 
 from danlu.model.cache import Cache
 from danlu.model.kernels import linear
@@ -47,7 +47,7 @@ class NextTokens:
     def read(self, ids_B1: Tensor, cache: Cache) -> Tensor:
         """Append a token to every row of the cache and return logits_BV of the next."""
         H, G = self.heads, self.groups
-        x_BD = F.embedding(ids_B1[:, 0], self.embedding_VD).float()
+        x_BD = F.embedding(ids_B1[:, 0], self.embedding_VD)
         mask, places = cache.mask(1), cache.next_places()
         for layer, (weights, rotation) in enumerate(zip(self.layers, self._rotations(cache), strict=True)):
             normal_BD = self._norm(x_BD, weights.attention_norm)
@@ -65,8 +65,8 @@ class NextTokens:
 
     def _norm(self, x_BD: Tensor, scale_D: Tensor) -> Tensor:
         """Divide by the root mean square, then scale."""
-        inverse_B = vecdot(x_BD, x_BD).mul_(1 / x_BD.shape[1]).add_(self.eps).rsqrt_()
-        return (x_BD * scale_D).mul_(inverse_B[:, None]).to(self.dtype)
+        normal_BD = (x_BD * scale_D).mul_(_inverse(x_BD, self.eps))
+        return normal_BD if self.dtype == torch.float32 else normal_BD.to(self.dtype)
 
     def _rotations(self, cache: Cache) -> zip[tuple[Tensor, Tensor]]:
         """Yield for every layer what channel i of a query or key counts by, and channel i + K/2, as BNK each."""
@@ -81,6 +81,10 @@ class NextTokens:
 def _normalise_and_rotate(qk_BNK: Tensor, rotation: tuple[Tensor, Tensor], eps: float) -> None:
     """Norm, learned scale, and rotary position of queries and keys, in place."""
     own_BNK, other_BNK = rotation
-    inverse_BN = vecdot(qk_BNK, qk_BNK).mul_(1 / qk_BNK.shape[2]).add_(eps).rsqrt_()
-    normal_BNK = qk_BNK * inverse_BN[:, :, None]
+    normal_BNK = qk_BNK * _inverse(qk_BNK, eps)
     torch.addcmul(normal_BNK * own_BNK, normal_BNK.roll(qk_BNK.shape[2] // 2, -1), other_BNK, out=qk_BNK)
+
+
+def _inverse(x: Tensor, eps: float) -> Tensor:
+    """Return 1 over the root mean square of the last dimension, which is kept."""
+    return vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()

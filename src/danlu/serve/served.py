@@ -41,6 +41,7 @@ class Served:
         self.name, self.tokenizer = name, engine.tokenizer
         self.context, self.entries = engine.length, engine.entries
         self.parameters = sum(parameter.numel() for parameter in engine.model.parameters())
+        self.precision = "fp32" if engine.model.compute_dtype.itemsize == 4 else "bf16"
         self.created = int(time.time())
         self.sampling = default_sampling(generation)
         self.template = taught_template(self.tokenizer, generation)
@@ -60,6 +61,7 @@ class Served:
                 "parameters": self.parameters,
                 "chat": self.template is not None,
                 "sampling": asdict(self.sampling),  # what a request that names nothing is answered with
+                "precision": self.precision,
             },
         }
 
