@@ -70,7 +70,7 @@ def make_folder(folder: Path, preset: str | None) -> None:
 @contextmanager
 def serving(folder: Path, *flags: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Run `danlu serve`; it must end by itself, with status 0, when it is asked to."""
-    argv = [sys.executable, "-m", "danlu", "serve", str(folder), "--port", "0", *flags]
+    argv = [sys.executable, "-m", "danlu", "serve", str(folder), "--port", "0", "--precision", "fp32", *flags]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
     try:

@@ -30,11 +30,11 @@ class Served:
     """`danlu serve` in a process of its own."""
 
     def __init__(self, folder, *flags):
-        argv = [sys.executable, "-m", "danlu", "serve", str(folder), "--port", "0", *flags]
+        argv = [sys.executable, "-m", "danlu", "serve", str(folder), "--port", "0", "--precision", "fp32", *flags]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.said = ""
-        while not (found := re.search(r"serving (\S+) at (http://\S+)", self.said)):
+        while not (found := re.search(r"serving (\S+) in fp32 at (http://\S+)", self.said)):
             line = self.process.stderr.readline()
             assert line, self.said
             self.said += line

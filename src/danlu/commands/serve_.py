@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
@@ -46,8 +46,6 @@ class Options(DeviceOptions):
     """seconds that a request may take"""
     allow_origin: tuple[str, ...] = ()
     """origins whose pages may call the server from a browser, such as http://localhost:3000"""
-    precision: Literal["fp32", "bf16", "auto"] = "auto"
-    """compute type; auto: bf16 where this machine is much faster at it"""
     json: bool = False
     """print one JSON object as the last line"""
 
