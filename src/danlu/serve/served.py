@@ -41,11 +41,7 @@ class Served:
         self.name, self.tokenizer = name, engine.tokenizer
         self.context, self.entries = engine.length, engine.entries
         self.parameters = sum(parameter.numel() for parameter in engine.model.parameters())
-<<<<<<< HEAD
-        self.precision = str(engine.model.compute_dtype).removeprefix("torch.")
-=======
         self.precision = "fp32" if engine.model.compute_dtype.itemsize == 4 else "bf16"
->>>>>>> helperServer
         self.created = int(time.time())
         self.sampling = default_sampling(generation)
         self.template = taught_template(self.tokenizer, generation)
@@ -66,10 +62,6 @@ class Served:
                 "precision": self.precision,
                 "chat": self.template is not None,
                 "sampling": asdict(self.sampling),  # what a request that names nothing is answered with
-<<<<<<< HEAD
-=======
-                "precision": self.precision,
->>>>>>> helperServer
             },
         }
 
