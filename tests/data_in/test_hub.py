@@ -249,7 +249,8 @@ def test_danlu_finds_what_the_library_fetched(hub, tmp_path, monkeypatch):
     hub.add("o/n", {"a.jsonl": BIG, "b.jsonl": SMALL})
     code = "import huggingface_hub as h; h.snapshot_download('o/n', repo_type='dataset')"
     names = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-    subprocess.run([sys.executable, "-c", code], env=os.environ | names, check=True)
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+    subprocess.run([sys.executable, "-c", code], env=own | names, check=True)
     assert fetch("hf:o/n:*.jsonl").bytes_fetched == 0
     for tree in (tmp_path / "hf").rglob("trees/*.json"):
         tree.unlink()  # as older versions leave it: a cache without a list
