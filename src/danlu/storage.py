@@ -245,7 +245,10 @@ def _scratch(parent: Path, make: Callable[[Path], None]) -> Generator[Path]:
 def _locked(parent: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
     while True:
         path = parent / f"{_SCRATCH}{secrets.token_hex(8)}"
-        make(path)
+        try:
+            make(path)
+        except FileNotFoundError as error:  # /proc, a mount that is gone: a folder in which nothing can be made
+            raise OutputError(f"{parent}: cannot be written ({error.strerror}). Name another folder") from error
         with contextlib.suppress(FileNotFoundError):
             handle = os.open(path, os.O_RDONLY)
             with contextlib.suppress(OSError):  # a filesystem without locks: `sweep` then leaves it alone

@@ -80,7 +80,14 @@ def test_a_licence_that_is_given_is_written(folder, tmp_path, capsys):
     said(capsys, folder, "--format", "gguf", "--license", "apache-2.0", "--out", tmp_path / "x.gguf")
     assert gguf.GGUFReader(tmp_path / "x.gguf").fields["general.license"].contents() == "apache-2.0"
     said(capsys, folder, "--format", "hf", "--license", "apache-2.0", "--out", tmp_path / "hf")
-    assert "\nlicense: apache-2.0\n" in (tmp_path / "hf" / "README.md").read_text()
+    assert '\nlicense: "apache-2.0"\n' in (tmp_path / "hf" / "README.md").read_text()
+
+
+def test_any_licence_leaves_the_card_readable(folder, tmp_path, capsys):
+    yaml = pytest.importorskip("yaml")
+    said(capsys, folder, "--format", "hf", "--license", 'foo: "bar" # 仅供研究', "--out", tmp_path / "hf")
+    front = (tmp_path / "hf" / "README.md").read_text().split("---\n")[1]
+    assert yaml.safe_load(front)["license"] == 'foo: "bar" # 仅供研究'
 
 
 # hf
@@ -236,9 +243,19 @@ def test_what_exists_is_left_as_it_is(form, taken, folder, article_folder, tmp_p
 
 def test_a_modelfile_that_exists_is_left_as_it_is(folder, tmp_path, capsys):
     (tmp_path / "Modelfile").write_text("mine")
-    error = refused(capsys, folder, "--format", "gguf", "--out", tmp_path / "x.gguf")
-    assert f"{tmp_path / 'Modelfile'}: exists already" in error
-    assert files_in(tmp_path) == {"Modelfile"}
+    made = said(capsys, folder, "--format", "gguf", "--out", tmp_path / "x.gguf")
+    assert set(made["files"]) == {"x.gguf", "x.Modelfile"} == files_in(tmp_path) - {"Modelfile"}
+    assert (tmp_path / "x.Modelfile").read_text().startswith("FROM ./x.gguf\n")
+    assert (tmp_path / "Modelfile").read_text() == "mine"
+    (tmp_path / "y.Modelfile").write_text("mine")
+    error = refused(capsys, folder, "--format", "gguf", "--out", tmp_path / "y.gguf")
+    assert f"{tmp_path / 'y.Modelfile'}: exists already" in error
+    assert not (tmp_path / "y.gguf").exists()
+
+
+def test_a_place_where_nothing_can_be_made(folder, capsys):
+    error = refused(capsys, folder, "--format", "gguf", "--out", "/proc/a.gguf")
+    assert "/proc: cannot be written" in error
 
 
 def test_without_the_package_the_command_that_brings_it_is_named(folder, tmp_path, capsys, monkeypatch):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,7 +89,9 @@ def test_several_samples_are_all_shown(folder, capsys):
     flags = ["--max-new-tokens", 8, "--samples", 2]
     texts = said(capsys, folder, PROMPT, *flags)["texts"]
     assert main(["generate", str(folder), PROMPT, *map(str, flags)]) == 0
-    assert capsys.readouterr().out.startswith("\n---\n".join(PROMPT + text for text in texts) + "\n[")
+    out = capsys.readouterr().out
+    assert out.startswith("\n---\n".join(PROMPT + text for text in texts) + "\n[")
+    assert out.endswith("stopped by length 2×]\n")
 
 
 def test_a_prompt_that_is_answered_by_the_end_is_shown_all_the_same(tokenizer, tmp_path, capsys):
@@ -126,6 +129,18 @@ def test_bytes_that_are_no_utf8_are_one_line(folder):
     assert said.count("\n") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--samples", "2"]])
+def test_an_output_that_is_full_is_one_line(folder, flags):
+    argv = [sys.executable, "-m", "danlu", "generate", str(folder), PROMPT, "--max-new-tokens", "2", *flags]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "no space left" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("flags", [[], ["--json"], ["--samples", "2"]])
 def test_a_lone_surrogate_anywhere_is_one_line(folder, flags, capsys):
     assert "character 3" in refused(capsys, folder, "长江\udcce\udcbb", *flags)
@@ -152,6 +167,7 @@ def test_weights_that_are_not_finite_are_one_line(tokenizer, tmp_path, capsys):
         ["--samples", "0"],
         ["--max-new-tokens", "0"],
         ["--device", "tpu"],
+        ["--threads", "-1"],
         ["--nonsense", "1"],
     ],
 )

@@ -81,6 +81,7 @@ def test_a_signal_finishes_what_runs_and_refuses_the_rest(folder):
     result = json.loads(out.splitlines()[-1])
     assert result.keys() == {"requests", "prompt_tokens", "completion_tokens", "seconds"}
     assert result["completion_tokens"] == 20 * 100
+    assert result["requests"] == 20  # neither what was refused nor what asked for nothing
 
 
 @pytest.mark.slow
@@ -145,6 +146,10 @@ def test_a_port_in_use_is_a_mistake(folder, capsys):
         (("F", "--max-queue", "-1"), "--max-queue -1"),
         (("F", "--timeout", "0"), "--timeout 0"),
         (("F", "--context", "0"), "--context 0"),
+        (("F", "--context", "100000"), "--context 100,000: must be at most the model's"),
+        (("F", "--name", " "), "--name"),
+        (("F", "--allow-origin", "foo"), "--allow-origin"),
+        (("F", "--threads", "-1"), "--threads -1"),
         (("F", "--api-key", ""), "--api-key"),
         (("F", "--api-key", "密"), "--api-key"),
     ],

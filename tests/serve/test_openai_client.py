@@ -261,7 +261,7 @@ def test_settings_beyond_openais(server, client):
 
 
 def test_what_does_no_harm_is_ignored(client):
-    harmless = {"user": "me", "metadata": {"a": "b"}, "store": True, "tools": [], "logit_bias": {}, "novelty": 1}
+    harmless = {"user": "me", "metadata": {"a": "b"}, "store": True, "tools": [], "logit_bias": {}, "priority": 1}
     settings = {"response_format": {"type": "text"}, "extra_body": harmless, **GREEDY}
     done = client.chat.completions.create(model="tiny", messages=QUESTION, **settings)
     plain = client.chat.completions.create(model="tiny", messages=QUESTION, **GREEDY)

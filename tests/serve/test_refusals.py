@@ -115,6 +115,13 @@ def test_what_would_change_the_answer_is_not_ignored(server, name, value):
         refused(httpx.post(f"{server.url}{path}", json={**ask, name: value}), 400, "unsupported_parameter", name)
 
 
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_a_misspelt_setting_is_no_default_in_silence(server, path):
+    asked = {"messages": HELLO} if path == CHAT else {"prompt": "长江"}
+    response = httpx.post(f"{server.url}{path}", json=asked | {"temprature": 0})
+    assert "Did you mean temperature?" in refused(response, 400, "unknown_parameter", "temprature")
+
+
 def test_another_model(server):
     for path, ask in ((CHAT, {"messages": HELLO}), (TEXT, {"prompt": "长江"})):
         refused(httpx.post(f"{server.url}{path}", json={**ask, "model": "gpt-4"}), 404, "model_not_found", "model")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from danlu.errors import DanluError, DataError, TokenizerError
+from danlu.errors import ConfigError, DanluError, DataError, TokenizerError
 
 if TYPE_CHECKING:
     from danlu.data.sources import Corpus
@@ -44,6 +44,8 @@ class DeviceOptions:
     """where to compute; auto: cuda, else mps, else cpu"""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """compute type; auto: bf16 where this machine is much faster at it"""
+    threads: int = 0
+    """CPU threads; 0: as many as PyTorch takes (fewer are faster where other programs keep the cores busy)"""
 
     def load(self, folder: Path) -> tuple[Model, Tokenizer]:
         """Load a model onto the device that was asked for, and its tokenizer."""
@@ -52,6 +54,10 @@ class DeviceOptions:
         from danlu.checkpoint import load_model, load_tokenizer
         from danlu.train.devices import Machine, device_of, faster_precision, prepare
 
+        if self.threads < 0 or self.threads > 1024:
+            raise ConfigError(f"--threads {self.threads}: must be between 0 and 1024")
+        if self.threads:
+            torch.set_num_threads(self.threads)
         precision = faster_precision(device_of(self.device)) if self.precision == "auto" else self.precision
         machine = Machine(self.device, precision, torch.get_num_threads(), gemm_flops=0.0)
         device = prepare(machine, deterministic=False)

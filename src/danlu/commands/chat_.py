@@ -56,7 +56,9 @@ def run(argv: list[str]) -> int:
             raise DataError("--ask: is empty. Give a question")
     talk = _talk(folder, options)
     if options.ask is not None:
-        return finish(_answer(talk, options.ask, shown=not options.json), "", options.json)
+        done = _answer(talk, options.ask, shown=not options.json)
+        _say_cut(done)
+        return finish(done, "", options.json)
     session = Session(talk)
     in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     (_talk_in_terminal if in_terminal else _answer_lines)(session)
@@ -97,6 +99,11 @@ def _answer(talk: Talk, question: str, shown: bool = True) -> dict[str, Any]:
     }
 
 
+def _say_cut(done: dict[str, Any]) -> None:
+    if done["stopped"] in _CUT:
+        log.say(f"[{_CUT[done['stopped']]}]")
+
+
 class Session:
     """What lines typed into a talk do: ask, or command. Answers go to stdout as they come, remarks to stderr."""
 
@@ -125,8 +132,7 @@ class Session:
 
     def _ask(self, question: str) -> None:
         self.done.append(_answer(self.talk, question))
-        if self.done[-1]["stopped"] in _CUT:
-            log.say(f"[{_CUT[self.done[-1]['stopped']]}]")
+        _say_cut(self.done[-1])
 
     def _obey(self, name: str, text: str) -> bool:
         if name == "reset":

@@ -27,7 +27,8 @@ class Options:
     checkpoint: Positional[Path | None] = None
     """checkpoint folder or run folder"""
     format: str | None = None
-    """gguf: one file, and a Modelfile for ollama beside it; hf: a folder to publish; article-pt: the article's .pt"""
+    """gguf: one file, and a Modelfile for ollama beside it (NAME.Modelfile where there is one already);
+    hf: a folder to publish; article-pt: the article's .pt"""
     dtype: str | None = None
     """type of the weights: f32, f16, bf16 or q8_0 in gguf, fp32 or bf16 in hf; without it nothing is rounded"""
     out: Path | None = None
@@ -78,9 +79,11 @@ def _gguf(folder: Path, out: Path, dtype: str, licence: str) -> Made:
     require_gguf()
     is_file = out.suffix == ".gguf"
     path = out if is_file else out / f"{out.absolute().name}-{dtype}.gguf"
+    storage.require_absent(out)
     beside = path.parent / "Modelfile"
-    for taken in (out, beside) if is_file else (out,):
-        storage.require_absent(taken)
+    if is_file and beside.exists():  # of another .gguf
+        beside = path.with_suffix(".Modelfile")
+        storage.require_absent(beside)
     model = require_qwen3(_load(folder), folder)
     tokenizer, source = load_tokenizer(folder), resolve(folder)
     vocabulary = vocabulary_of(tokenizer, model.vocab_size, folder)

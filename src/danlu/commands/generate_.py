@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,8 +51,13 @@ def run(argv: list[str]) -> int:
     if streamed:
         stream(0, "")
     shown = "" if streamed else "\n---\n".join(done.prompt + text for text in done.texts)
-    speed = f"[{done.tokens:,} tokens, {done.tokens_per_second:,.0f} tokens/s, stopped by {', '.join(done.stopped)}]"
+    speed = f"[{done.tokens:,} tokens, {done.tokens_per_second:,.0f} tokens/s, stopped by {_counted(done.stopped)}]"
     return finish(result, f"{shown}\n{speed}", options.json)
+
+
+def _counted(stopped: list[str]) -> str:
+    counts = Counter(stopped)
+    return ", ".join(reason if len(stopped) == 1 else f"{reason} {count:,}×" for reason, count in counts.items())
 
 
 class _Stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from danlu.serve.app import App
 
 KEY_VARIABLE = "DANLU_API_KEY"
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,13 @@ def run(argv: list[str]) -> int:
         finally:
             app.worker.close(finish=False)
     result = {
-        "requests": sum(app.metrics.requests.values()),
+        "requests": app.metrics.answered,
         "prompt_tokens": app.metrics.prompt_tokens,
         "completion_tokens": app.metrics.completion_tokens,
         "seconds": time.monotonic() - started,
     }
-    text = "served {requests:,} requests, {prompt_tokens:,} tokens read, {completion_tokens:,} written".format(**result)
-    return finish(result, text, options.json)
+    text = "answered {requests:,} requests, {prompt_tokens:,} tokens read, {completion_tokens:,} written"
+    return finish(result, text.format(**result), options.json)
 
 
 def _check(options: Options) -> None:
@@ -87,6 +89,8 @@ def _check(options: Options) -> None:
         "max-queue": (0 <= options.max_queue <= 100_000, "between 0 and 100,000"),
         "context": (options.context is None or options.context >= 2, "2 or more"),
         "timeout": (0 < options.timeout < float("inf"), "more than 0"),
+        "name": (options.name is None or bool(options.name.strip()), "a name"),
+        "allow-origin": (all(map(_ORIGIN.fullmatch, options.allow_origin)), "like http://localhost:3000, or *"),
     }
     for name, (fine, wanted) in wrong.items():
         if not fine:
@@ -115,6 +119,8 @@ def _app(folder: Path, options: Options) -> App:
     from danlu.serve.served import Served
 
     model, tokenizer = options.load(folder)
+    if options.context is not None and options.context > model.context:
+        raise ConfigError(f"--context {options.context:,}: must be at most the model's, {model.context:,}")
     engine = Engine(model, tokenizer, options.slots, options.context)
     name = options.name or folder.absolute().name
     served = Served(name, engine, generation_settings(folder))

@@ -5,6 +5,7 @@ Nothing is invented: a line whose fact is not in the run's files is left out, an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -49,7 +50,7 @@ def card(subject: Subject, run: Recorded) -> str:
 
 
 def _front_matter(subject: Subject) -> str:
-    licence = [f"license: {subject.licence}"] if subject.licence else []
+    licence = [f"license: {json.dumps(subject.licence, ensure_ascii=False)}"] if subject.licence else []
     lines = ["language:", "- zh", *licence, "library_name: transformers", "pipeline_tag: text-generation"]
     return "\n".join(["---", *lines, "tags:", "- danlu", f"- {subject.model_type}", "---", ""])
 

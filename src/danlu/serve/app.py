@@ -81,8 +81,8 @@ class App:
         api = FastAPI(title="danlu", docs_url=None, redoc_url=None)
         for error_class, handler in HANDLERS.items():
             api.add_exception_handler(error_class, handler)
-        api.get("/")(page)
-        api.get("/health")(self.health)
+        for path, route in (("/", page), ("/health", self.health)):
+            api.api_route(path, methods=["GET", "HEAD"])(route)
         api.get("/metrics")(self.tell_metrics)
         api.get("/v1/models")(self.models)
         api.get("/v1/models/{name:path}")(self.model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+ANSWERS = ("/v1/chat/completions", "/v1/completions")
 _BOUNDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
@@ -37,6 +38,11 @@ class Metrics:
         self.requests: Counter[tuple[str, int]] = Counter()
         self.prompt_tokens = self.completion_tokens = 0
         self.first_token_seconds, self.request_seconds = Histogram(), Histogram()
+
+    @property
+    def answered(self) -> int:
+        """Count the requests for an answer that got one."""
+        return sum(n for (route, status), n in self.requests.items() if route in ANSWERS and status == 200)
 
     def text(self, running: int, waiting: int) -> str:
         """Return all of it in Prometheus' text format, with the answers that are written and that wait now."""

@@ -1,9 +1,10 @@
-"""What a client may ask, as strict models. A setting that would change the answer and is not known here is refused;
-others are ignored, as OpenAI's own servers ignore what a newer client sends.
+"""What a client may ask, as strict models. Refused: a setting that would change the answer, and a name that nobody
+knows (OpenAI refuses these too; a misspelt setting would otherwise do nothing in silence).
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -50,14 +51,24 @@ _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
 }
 """Settings that danlu has not, each with the values (besides null) that ask for nothing."""
+_IGNORED = {
+    *("user", "metadata", "store", "service_tier", "parallel_tool_calls", "prediction"),
+    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier"),
+    *("request_id", "priority", "skip_special_tokens", "spaces_between_special_tokens"),
+}
+"""Settings of OpenAI's and vLLM's clients that change no answer of danlu's."""
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
-def _refuse_unsupported(body: Any) -> Any:
-    for name, harmless in _HARMLESS.items() if isinstance(body, Mapping) else ():
-        value = body.get(name)
-        if value is not None and value not in harmless:
-            raise ApiError(400, f"{name} is not supported", param=name, code="unsupported_parameter")
+def _refuse_unsupported(body: Any, known: set[str]) -> Any:
+    for name, value in body.items() if isinstance(body, Mapping) else ():
+        if name in _HARMLESS:
+            if value is not None and value not in _HARMLESS[name]:
+                raise ApiError(400, f"{name} is not supported", param=name, code="unsupported_parameter")
+        elif name not in known | _IGNORED:
+            close = difflib.get_close_matches(name, known, 1)
+            advice = f" Did you mean {close[0]}?" if close else ""
+            raise ApiError(400, f"{name[:100]} is no setting.{advice}", param=name[:100], code="unknown_parameter")
     return body
 
 
@@ -149,7 +160,7 @@ class Ask(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _refuse(cls, body: Any) -> Any:
-        return _refuse_unsupported(body)
+        return _refuse_unsupported(body, set(cls.model_fields))
 
     @model_validator(mode="after")
     def _options_of_a_stream(self) -> Ask:

@@ -97,7 +97,7 @@ class Served:
 
     def _fitting(self, prompt: Prompt, param: str) -> Prompt:
         if len(prompt.ids) > self.context:
-            message = f"the {param} has {len(prompt.ids):,} tokens, but the model's context holds {self.context:,}"
+            message = f"{param}: {len(prompt.ids):,} tokens, but the model's context holds {self.context:,}"
             raise ApiError(400, message, param=param, code="context_length_exceeded")
         return prompt
 
