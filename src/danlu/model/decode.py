@@ -39,7 +39,8 @@ class NextTokens:
     def __init__(self, model: Qwen3, joined: Sequence[Joined], head_VD: Tensor):
         c = model.config
         self.heads, self.groups, self.head_dim = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-        self.theta, self.eps, self.dtype = c.rope_theta, c.rms_norm_eps, model.compute_dtype
+        self.theta, self.dtype = c.rope_theta, model.compute_dtype
+        self.eps = torch.tensor(c.rms_norm_eps)
         self.embedding_VD, self.last_norm, self.head_VD = model.model.embed_tokens.weight, model.model.norm, head_VD
         self.layers = list(joined)
         self.scale_LNK = torch.stack([weights.qk_scale for weights in joined])
@@ -78,13 +79,15 @@ class NextTokens:
         return zip(own_LBNK.unbind(), other_LBNK.unbind(), strict=True)
 
 
-def _normalise_and_rotate(qk_BNK: Tensor, rotation: tuple[Tensor, Tensor], eps: float) -> None:
+def _normalise_and_rotate(qk_BNK: Tensor, rotation: tuple[Tensor, Tensor], eps: Tensor) -> None:
     """Norm, learned scale, and rotary position of queries and keys, in place."""
     own_BNK, other_BNK = rotation
     normal_BNK = qk_BNK * _inverse(qk_BNK, eps)
-    torch.addcmul(normal_BNK * own_BNK, normal_BNK.roll(qk_BNK.shape[2] // 2, -1), other_BNK, out=qk_BNK)
+    halves_swapped_BNK = normal_BNK.unflatten(2, (2, -1)).flip(2).flatten(2)
+    torch.addcmul(normal_BNK * own_BNK, halves_swapped_BNK, other_BNK, out=qk_BNK)
 
 
-def _inverse(x: Tensor, eps: float) -> Tensor:
+def _inverse(x: Tensor, eps: Tensor) -> Tensor:
     """Return 1 over the root mean square of the last dimension, which is kept."""
-    return vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+    length = vector_norm(x, dim=-1, keepdim=True)
+    return torch.addcmul(eps, length, length, value=1 / x.shape[-1]).rsqrt_()
