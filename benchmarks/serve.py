@@ -110,14 +110,21 @@ class Soak:
         self.done: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.tokens = 0
-        self._expected: dict[tuple[str, int], tuple[str, int]] = {}
+        self._answers: list[tuple[int, str, int, str, Any]] = []
 
-    def expected(self, prompt: str, most: int) -> tuple[str, int]:
-        """Return what the engine alone answers, and how many tokens that is."""
-        if (prompt, most) not in self._expected:
-            done = generate(self.model, self.tokenizer, prompt, max_new_tokens=most, sampling=GREEDY)
-            self._expected[prompt, most] = (done.texts[0], done.tokens)
-        return self._expected[prompt, most]
+    def check(self) -> None:
+        """Compare all answers with the engine's own; only now, or the clients would be the ones that are slow."""
+        expected: dict[tuple[str, int], tuple[str, Any]] = {}
+        for number, prompt, most, text, usage in self._answers:
+            if (prompt, most) not in expected:
+                done = generate(self.model, self.tokenizer, prompt, max_new_tokens=most, sampling=GREEDY)
+                read, tokens = 1 + len(self.tokenizer.encode(prompt)), done.tokens
+                counts = {"prompt_tokens": read, "completion_tokens": tokens, "total_tokens": read + tokens}
+                expected[prompt, most] = (done.texts[0], counts)
+            if (text, usage) != expected[prompt, most]:
+                self.wrong.append(f"request {number}: {text!r} {usage}, not {expected[prompt, most]}")
+            else:
+                self.tokens += usage["completion_tokens"]
 
     async def one(self, client: httpx.AsyncClient, number: int) -> None:
         """Make one request of a kind that its number decides."""
@@ -127,12 +134,15 @@ class Soak:
             self.done[kind.__name__] += 1
             problem = await kind(client, self.url)
         else:
-            problem = await self._ask(client, draw)
+            try:
+                problem = await self._ask(client, draw, number)
+            except httpx.HTTPError as error:
+                problem = f"no answer: {error!r}"
         if problem:
             self.wrong.append(f"request {number}: {problem}")
 
-    async def _ask(self, client: httpx.AsyncClient, draw: random.Random) -> str:
-        """Ask, whole or streamed; return what is wrong with the answer."""
+    async def _ask(self, client: httpx.AsyncClient, draw: random.Random, number: int) -> str:
+        """Ask, whole or streamed, and note the answer; return why there is none."""
         words = random.Random(draw.randrange(PROMPTS))
         prompt = "".join(chr(words.randrange(0x4E00, 0x4F00)) for _ in range(words.choice([2, 10, 40])))
         most, streamed = draw.choice([1, 8, 30]), draw.random() < 0.6
@@ -145,11 +155,8 @@ class Soak:
                 return f"status {answer.status_code}: {answer.text}"
             text, usage = answer.json()["choices"][0]["text"], answer.json()["usage"]
         self.done["streamed" if streamed else "whole"] += 1
-        expected, tokens = self.expected(prompt, most)
-        read = 1 + len(self.tokenizer.encode(prompt))
-        counts = {"prompt_tokens": read, "completion_tokens": tokens, "total_tokens": read + tokens}
-        self.tokens += tokens
-        return "" if (text, usage) == (expected, counts) else f"{text!r} {usage}, not {expected!r} {counts}"
+        self._answers.append((number, prompt, most, text, usage))
+        return ""
 
     async def _streamed(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, Any]:
         text, last = "", {}
@@ -231,13 +238,14 @@ def soak(requests: int, clients: int, abusive: float) -> dict[str, Any]:
             time.sleep(1)
             memory[requests] = resident_kb(process.pid)
             metrics = dict(line.rsplit(" ", 1) for line in httpx.get(f"{url}/metrics").text.splitlines())
+        work.check()
     left = float(metrics["danlu_answers_running"]) + float(metrics["danlu_answers_waiting"])
     return {
         "requests": requests,
         "seconds": seconds,
         "kinds": dict(work.done),
         "tokens": work.tokens,
-        "lost": requests - sum(work.done.values()) - len(work.wrong),
+        "lost": requests - sum(work.done.values()),
         "wrong": work.wrong,
         "left_over": left,
         "resident_kb": memory,
