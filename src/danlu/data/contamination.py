@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import Field
 
 from danlu.config import Table
-from danlu.data.characters import CODE_POINTS, HALF_WIDTH, code_points
-from danlu.data.grams import BLOCK, gram_hashes
+from danlu.data.characters import HALF_WIDTH, code_points
+from danlu.data.grams import BLOCK, character_hashes, gram_hashes
 from danlu.types import Document, Drop
 
 _SLOTS_EACH = 16
@@ -100,16 +100,16 @@ class Contamination:
     def texts_in(self, text: str) -> list[int]:
         """Return the numbers of the evaluation texts that a text holds enough of, in order."""
         found = [self._places(hashes) for hashes in _hashes(text, self.settings.gram)]
-        places = np.unique(np.concatenate([_NONE, *found]))
-        if not len(places):
+        if not any(map(len, found)):
             return []
+        places = np.unique(np.concatenate(found))
         owners = np.concatenate([self.owners[self.starts[place] : self.starts[place + 1]] for place in places.tolist()])
         numbers, counts = np.unique(owners, return_counts=True)
         return numbers[counts >= self.needed[numbers]].tolist()
 
     def _places(self, hashes: np.ndarray) -> np.ndarray:
         """Return the numbers of those hashes that are of an evaluation text."""
-        some = hashes[self._slots[hashes >> np.uint64(65 - len(self._slots).bit_length())]]
+        some = hashes[self._slots.take((hashes >> np.uint64(65 - len(self._slots).bit_length())).view(np.int64))]
         if not len(some):
             return _NONE
         places = np.minimum(np.searchsorted(self.grams, some), len(self.grams) - 1)
@@ -124,18 +124,20 @@ def _needed(totals: np.ndarray, settings: Decontaminate) -> np.ndarray:
 
 def _hashes(text: str, gram: int) -> Iterator[np.ndarray]:
     """Hash the sequences of a text's letters, digits and Han, a block at a time."""
-    codes = np.zeros(0, np.uint32)
-    for block in code_points(text, BLOCK):
-        folded = _fold().take(block)
-        codes = np.concatenate([codes[max(0, len(codes) - gram + 1) :], folded[folded != 0]])
-        yield gram_hashes(codes, gram)
+    left = np.zeros(0, np.uint64)
+    for codes in code_points(text, BLOCK):
+        characters = _folded().take(codes)
+        characters = np.concatenate([left, characters[characters != 0]])
+        yield gram_hashes(characters, gram)
+        left = characters[max(0, len(characters) - gram + 1) :]
 
 
 @cache
-def _fold() -> np.ndarray:
-    """Return for each code point its half-width, lower-case form, 0 where it is neither letter nor digit."""
-    table = np.arange(CODE_POINTS, dtype=np.uint32)
+def _folded() -> np.ndarray:
+    """Return the hash of each code point's half-width, lower-case form; 0 where it is neither letter nor digit."""
+    table = character_hashes().copy()
     for code in range(0x20000):
         character = chr(HALF_WIDTH.get(code, code)).lower()
-        table[code] = ord(character) if character.isalnum() and len(character) == 1 else 0
+        counts = character.isalnum() and len(character) == 1
+        table[code] = character_hashes()[ord(character)] if counts else 0
     return table

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
+
+from danlu.data.characters import CODE_POINTS
 
 BLOCK = 1 << 14
 """Characters hashed at once: arrays of 128 KB stay in a core's cache, and larger ones cost a page fault each 4 KB."""
@@ -39,28 +42,30 @@ def offset(number: int, seed: int = 0) -> np.uint64:
     return np.uint64((number * GOLDEN + seed * _BASE) & _64_BITS)
 
 
-def code_points(text: str) -> np.ndarray:
-    """Return a text's code points, uint32."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+@cache
+def character_hashes() -> np.ndarray:
+    """Return a hash of each code point, uint64, none of them 0."""
+    return mix(np.arange(1, CODE_POINTS + 1, dtype=np.uint64))
 
 
-def gram_hashes(codes: np.ndarray, gram: int) -> np.ndarray:
-    """Hash every `gram` consecutive numbers: uint64, one fewer than `gram` shorter than `codes`; [] for too few.
+def gram_hashes(characters: np.ndarray, gram: int) -> np.ndarray:
+    """Hash every `gram` consecutive characters, given as hashes: uint64, `gram` - 1 fewer; none of fewer characters.
 
-    A polynomial of the mixed numbers, put together of windows of 1, 2, 4 … numbers (by squaring of its base), mixed.
+    A polynomial modulo 2⁶⁴: its high bits are spread, its low ones less so until they are mixed. It is put together of
+    windows of 1, 2, 4 … characters.
     """
-    size = len(codes) - gram + 1
+    size = len(characters) - gram + 1
     if size <= 0:
         return np.zeros(0, np.uint64)
-    window, width, base = mix((codes.astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN)), 1, _BASE
-    found, start = np.zeros(size, np.uint64), 0
+    window, width, base = characters, 1, _BASE
+    found, start = None, 0
     while True:
-        if gram & width:  # these `width` numbers follow the `start` ones that `found` has
-            found *= np.uint64(base)
-            found += window[start : start + size]
+        if gram & width:  # the window after the `start` characters that `found` has
+            part = window[start : start + size]
+            found = part if found is None else found * np.uint64(base) + part
             start += width
-        if start == gram:
-            return mix(found)
+        if found is not None and start == gram:
+            return found
         window = window[:-width] * np.uint64(base) + window[width:]
         width, base = 2 * width, base * base & _64_BITS
 
@@ -71,7 +76,8 @@ def grams_of(texts: Sequence[str], gram: int) -> tuple[np.ndarray, np.ndarray]:
     A text of fewer characters is one gram (filled up with U+0000), an empty one has none. Memory: 40 bytes a character.
     """
     filled = [text if len(text) >= gram or not text else text.ljust(gram, "\0") for text in texts]
-    hashes = gram_hashes(code_points("".join(filled)), gram)
+    codes = np.frombuffer("".join(filled).encode("utf-32-le", "surrogatepass"), "<u4")
+    hashes = gram_hashes(character_hashes().take(codes), gram)
     lengths = np.fromiter(map(len, filled), np.int64, len(filled))
     owners = np.repeat(np.arange(len(filled)), lengths)
     if not len(hashes):
