@@ -155,17 +155,28 @@ class CutRepeats:
     def __call__(self, document: Document) -> Document | Drop:
         """Cut, or drop."""
         text = document.text
-        hashes = line_hashes(text, self.passage)
-        if not len(self.repeated) or not len(hashes):
-            return document
-        places = np.minimum(np.searchsorted(self.repeated, hashes), len(self.repeated) - 1)
-        found = set(hashes[self.repeated[places] == hashes].tolist())
+        found = self._found(text)
         if not found:
             return document
         kept = "\n".join(line for line in self._lines(text, found) if line is not None).strip()
         if not kept or len(text) - len(kept) > self.share * len(text):
             return Drop("repeated_passages")
         return replace(document, text=kept)
+
+    def passages(self, text: str) -> list[str]:
+        """Return what of a text is cut, lines and sentences."""
+        found = self._found(text)
+        lines = text.split("\n") if found else []
+        parts = [[line] if _hash(line, self.passage) in found else _SENTENCES.findall(line) for line in lines]
+        return [part for line in parts for part in line if _hash(part, self.passage) in found]
+
+    def _found(self, text: str) -> set[int]:
+        """Return the hashes of a text that are to be cut."""
+        hashes = line_hashes(text, self.passage)
+        if not len(self.repeated) or not len(hashes):
+            return set()
+        places = np.minimum(np.searchsorted(self.repeated, hashes), len(self.repeated) - 1)
+        return set(hashes[self.repeated[places] == hashes].tolist())
 
     def _lines(self, text: str, found: set[int]) -> Iterator[str | None]:
         """Yield what is left of each line, None for a line of which nothing is."""

@@ -40,12 +40,14 @@ def schema_of(records: Sequence[Record]) -> Any:
 
 
 def unified(schemas: Sequence[Any]) -> Any:
-    """Return the schema that holds all of several. Raises DataError where a field is of several kinds."""
+    """Return the schema that holds all of several. Raises DataError where there is none that .parquet knows."""
     pa = arrow()
     try:
-        return pa.unify_schemas(list(schemas), promote_options="permissive")
+        schema = pa.unify_schemas(list(schemas), promote_options="permissive")
+        pa.parquet.ParquetWriter(pa.BufferOutputStream(), schema).close()  # tells of objects without a field
     except pa.ArrowException as error:
         raise _mixed(None, error) from None
+    return schema
 
 
 @contextmanager
@@ -57,10 +59,7 @@ def parquet_file(path: Path, schema: Any) -> Generator[Callable[[Record], None]]
 
         def flush() -> None:
             columns = [pa.array([_plain(row.get(f.name)) for row in rows], f.type) for f in schema]
-            try:
-                file.write_table(pa.Table.from_arrays(columns, schema=schema))
-            except pa.ArrowException as error:  # a struct without fields, say
-                raise _mixed(None, error) from None
+            file.write_table(pa.Table.from_arrays(columns, schema=schema))
             rows.clear()
 
         def write(record: Record) -> None:

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from danlu import storage
-from danlu.data.clean import Rule
 from danlu.data.cleaning.compare import COPY, NEAR_COPY, STAYS, Compared
 from danlu.data.cleaning.ledger import Ledger
 from danlu.data.cleaning.records import read_documents, record_of, records_file
 from danlu.data.cleaning.sift import DOCUMENTS, LEDGER, SCHEMA
 from danlu.data.cleaning.work import Work
-from danlu.data.repeats import CutRepeats
+from danlu.data.repeats import CutRepeats, Repeats
 from danlu.types import Document
 
 _GOES = {COPY: ("duplicate", "exact_dedup"), NEAR_COPY: ("near_duplicate", "near")}
@@ -31,7 +30,7 @@ class Write:
 
     def __call__(self, number: int) -> None:
         """Write file `number`. Raises OutputError where the disk is full; nothing of the file is there then."""
-        found, cut = compared(self.work)
+        found = compared(self.work)[0]
         ledger = Ledger.new(self.work.settings.report)
         first, end = int(found.files[number]), int(found.files[number + 1])
         verdicts, clusters = found.verdicts[first:end].tolist(), found.firsts[first:end].tolist()
@@ -41,14 +40,26 @@ class Write:
                 for document, verdict, cluster in zip(documents, verdicts, clusters, strict=True):
                     if ledger.survey is not None and cluster in found.shown:
                         ledger.survey.member(cluster, document)
-                    if verdict != STAYS:
-                        ledger.drop(document, *_GOES[verdict])
-                        continue
-                    answer = ledger.pass_through(document, cut)
+                    answer = self._judge(document, verdict, ledger)
                     if answer is not None:
-                        ledger.keep(answer)
                         write(record_of(answer, self.work.settings.text_key))
             storage.write_json(folder / LEDGER, ledger.as_dict())
+
+    def _judge(self, document: Document, verdict: int, ledger: Ledger) -> Document | None:
+        """Return what is left of a document, and note it."""
+        if verdict != STAYS:
+            ledger.drop(document, *_GOES[verdict])
+            return None
+        cut = compared(self.work)[1]
+        if len(cut.repeated):
+            if ledger.survey is not None and (passages := cut.passages(document.text)):
+                ledger.survey.repeats(document, passages)
+            answer = ledger.pass_through(document, [cut])
+            if answer is None:
+                return None
+            document = answer
+        ledger.keep(document)
+        return document
 
     @property
     def name(self) -> str:
@@ -73,7 +84,7 @@ class Write:
 
 
 @lru_cache(maxsize=1)
-def compared(work: Work) -> tuple[Compared, list[Rule]]:
-    """Return what the comparison found, and the rules that follow from it; opened once in each process."""
-    found, asked = Compared.read(work.compared), work.settings.repeats
-    return found, [] if asked is None else [CutRepeats(found.repeated, asked.passage, asked.share)]
+def compared(work: Work) -> tuple[Compared, CutRepeats]:
+    """Return what the comparison found, and the rule that follows from it; opened once in each process."""
+    found, asked = Compared.read(work.compared), work.settings.repeats or Repeats()
+    return found, CutRepeats(found.repeated, asked.passage, asked.share)
