@@ -1,5 +1,6 @@
 """Cleaning end to end: what stays, in which bytes, whoever does the work and however it is interrupted."""
 
+import itertools
 import json
 import random
 import re
@@ -139,11 +140,9 @@ def test_a_file_holds_at_most_so_many_characters_or_one_document(source, tmp_pat
         characters, most = [rng.choice([0, 0, 3, 9, 40]) for _ in range(rng.randint(0, 30))], rng.randint(1, 30)
         starts = file_starts(pa.array(characters, pa.int64()).to_numpy(), most).tolist()
         assert (starts[0], starts[-1]) == (0, len(characters))
-        files = [characters[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+        files = [characters[a:b] for a, b in itertools.pairwise(starts)]
         assert all(sum(file) <= most or sum(map(bool, file)) == 1 for file in files)
-        assert all(
-            sum(file) + next(filter(None, later), most) > most for file, later in zip(files, files[1:], strict=False)
-        )
+        assert all(sum(file) + next(filter(None, later), most) > most for file, later in itertools.pairwise(files))
 
 
 def test_the_same_command_again_finds_it_done_and_another_refuses(source, tmp_path):
@@ -221,6 +220,6 @@ def test_parquet_in_and_out_keeps_columns_that_not_every_record_has(rows, tmp_pa
 def test_fields_that_make_no_column_are_one_line(rows, tmp_path, values):
     made = [{**row, "field": values[number > 100]} for number, row in enumerate(rows)]
     source = soiled.write(tmp_path / "in.jsonl", made)
-    with pytest.raises(DataError, match="values that make no column.*Write --format jsonl.zst"):
+    with pytest.raises(DataError, match=r"values that make no column.*Write --format jsonl.zst"):
         clean(source, tmp_path / "out", SETTINGS.model_copy(update={"format": "parquet"}))
     assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from test_cleaning import SETTINGS, clean, contents
 from danlu.data.cleaning.work import folder_beside
 from danlu.errors import OutputError
 
-FLAGS = ["--repeats", "5", "--file-characters", "5000", "--format", "jsonl", "--json"]
+FLAGS = ["--repeats", "5", "--file-characters", "15000", "--format", "jsonl", "--json"]
 
 KILLED = '''
 """usage: IN OUT: clean in a fork killed at its n-th point, then again in another, for every n; a JSON row each"""
@@ -103,7 +103,7 @@ def command(source: Path, out: Path, *flags: str, workers: int = 2) -> list[str]
     code = (
         "import sys, danlu.data.cleaning.run as run; from danlu.cli import main\n"
         "if __name__ == '__main__':\n"
-        "    run.clean_corpus.__defaults__ = ((), 20_000); sys.exit(main(sys.argv[1:]))"
+        "    run.clean_corpus.__defaults__ = ((), 6_000); sys.exit(main(sys.argv[1:]))"
     )
     argv = ["clean", str(source), "--out", str(out), "--workers", str(workers), *FLAGS, *flags]
     return [sys.executable, "-c", code, *argv]
@@ -134,7 +134,7 @@ def wait_for_parts(process: subprocess.Popen, out: Path, count: int) -> bool:
 def many(tmp_path_factory):
     """A corpus of some 60 parts and what an uninterrupted run makes of it."""
     folder = tmp_path_factory.mktemp("many")
-    source = soiled.write(folder / "in.jsonl", soiled.records(3000))
+    source = soiled.write(folder / "in.jsonl", soiled.records(900))
     finished(command(source, folder / "whole"))
     return source, contents(folder / "whole")
 
@@ -198,7 +198,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(many, tmp_path):
     source, whole = many
     out = tmp_path / "out"
     largest = max(len(value) for value in whole.values())
-    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest // 2}, {largest // 2}))\\n"
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest // 2}, {largest // 2}))\n"
     for workers in (1, 2):
         argv = command(source, out, workers=workers)
         argv[2] = limit + argv[2]

@@ -113,7 +113,7 @@ def clean_sources(options: Options, file: RecipeFile, out: Path) -> dict[str, An
     from danlu.data.cleaning.run import REPORT, clean_corpus
 
     started = time.monotonic()
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     if workers < 1:
         raise ConfigError(f"--workers {workers}: give 1 or more")
     settings = _settings(options, file)

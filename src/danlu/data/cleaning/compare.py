@@ -86,7 +86,7 @@ def compare(work: Work, parts: int) -> None:
         storage.write_json(folder / "shown", list(shown))
         if settings.format == "parquet":
             _unify(folder, folders)
-        storage.write_json(folder / LEDGER, ledger.as_dict())
+        ledger.write(folder / LEDGER)
 
 
 def _copies(hashes: np.ndarray) -> np.ndarray:

@@ -16,6 +16,10 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from danlu.errors import DanluError
 
+KILLED = (
+    "a worker was killed, most likely for want of memory. Run the command again, with fewer --workers: it goes on "
+    "where it was"
+)
 EngineName = Literal["local", "ray"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -71,10 +75,7 @@ class Local:
             try:
                 yield from in_order(start, lambda future: future.result(), items, self.workers + 2)
             except BrokenProcessPool:
-                raise DanluError(
-                    "a worker was killed, most likely for want of memory. Run the command again, with fewer --workers: "
-                    "it goes on where it was"
-                ) from None
+                raise DanluError(KILLED) from None
 
 
 @contextmanager

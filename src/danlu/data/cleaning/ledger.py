@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from danlu import storage
 from danlu.data.clean import Rule, describe
+from danlu.data.cleaning.records import line_of
 from danlu.data.contamination import Contamination
 from danlu.data.survey import Survey
+from danlu.errors import DataError
 from danlu.types import Document, Drop
 
 
@@ -41,7 +45,7 @@ class Ledger:
             document = answer
         return document
 
-    def read(self, document: Document) -> None:
+    def come(self, document: Document) -> None:
         """Count a document that came in."""
         self.documents += 1
         if self.survey is not None:
@@ -94,6 +98,15 @@ class Ledger:
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain values."""
         return {**self.counts(), "survey": None if self.survey is None else self.survey.as_dict()}
+
+    def write(self, path: Path) -> None:
+        """Write all of it; `read` gives it back."""
+        path.write_bytes(line_of(self.as_dict()))
+
+    @classmethod
+    def read(cls, path: Path) -> Ledger:
+        """Read what `write` wrote."""
+        return cls.from_dict(storage.read_json(path, DataError))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Ledger:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -81,20 +81,25 @@ class _Run:
 
     def clean(self, out: Path, part_characters: int) -> dict[str, Any]:
         """Do what is left to do, and put the output in place."""
-        if not self.work.read.is_file():
+        sifted = self.work.read.is_file()
+        if not sifted:
             self._sift(part_characters)
         read = storage.read_json(self.work.read, DataError)
         self.skipped, parts = read["skipped"], read["parts"]
-        self._add(self.work.part("sifted", number) for number in range(parts))
+        self.resumed = parts if sifted else self.resumed
+        for number in range(parts):
+            self._add(self.work.part("sifted", number))
         self._require_some(self.ledger.documents - self.ledger.dropped.total())
         if not self.work.compared.is_dir():
             log.say("comparing all documents")
             compare(self.work, parts)
         files = len(compared(self.work)[0].files) - 1
         self._write(files)
-        self._add([self.work.compared, *(self.work.part("written", number) for number in range(files))])
+        self._add(self.work.compared)
+        written = [self.work.part("written", number) for number in range(files)]
+        holding = [folder for folder in written if self._add(folder)]
         self._require_some(self.ledger.kept)
-        return self._put(out, files)
+        return self._put(out, holding)
 
     def _sift(self, part_characters: int) -> None:
         """Sift every part; note in the work folder how many there are, and how many records were passed over."""
@@ -102,9 +107,9 @@ class _Run:
             task = bar.add_task("sifting", total=self.corpus.bytes_total, note="")
             parts = self._parts(part_characters, lambda done, note: bar.update(task, completed=done, note=note))
             with closing(self.engine.map(Sift(self.work), parts)) as results:
-                count = self.resumed + sum(1 for _ in results)
+                sifted = sum(1 for _ in results)
             bar.update(task, completed=self.corpus.bytes_total)
-        storage.write_json(self.work.read, {"parts": count, "skipped": self.corpus.skipped})
+        storage.write_json(self.work.read, {"parts": self.resumed + sifted, "skipped": self.corpus.skipped})
 
     def _parts(self, characters: int, show: Callable[[int, str], None]) -> Iterator[Part]:
         """Read the corpus; yield the parts that are not sifted yet."""
@@ -123,9 +128,11 @@ class _Run:
             for _ in log.track(results, "writing", len(left), "files"):
                 pass
 
-    def _add(self, folders: Iterable[Path]) -> None:
-        for folder in folders:
-            self.ledger.merge(Ledger.from_dict(storage.read_json(folder / LEDGER, DataError)))
+    def _add(self, folder: Path) -> int:
+        """Add what became of a part's documents; return how many stay."""
+        ledger = Ledger.read(folder / LEDGER)
+        self.ledger.merge(ledger)
+        return ledger.kept
 
     def _require_some(self, documents: int) -> None:
         if not documents:
@@ -136,8 +143,8 @@ class _Run:
                 f"most, {count:,}. Choose another --recipe, or loosen its thresholds (danlu clean --help)"
             )
 
-    def _put(self, out: Path, files: int) -> dict[str, Any]:
-        """Put the output folder in place: files that hold a record, the report, the manifest."""
+    def _put(self, out: Path, written: Sequence[Path]) -> dict[str, Any]:
+        """Put the output folder in place: the files written, the report, the manifest."""
         manifest = {
             "sources": list(self.corpus.specs),
             "revisions": self.corpus.revisions,
@@ -147,10 +154,8 @@ class _Run:
         }
         suffix = self.work.settings.format
         with storage.new_folder(out, manifest) as folder:
-            written = [self.work.part("written", number) for number in range(files)]
-            holding = [file for file in written if storage.read_json(file / LEDGER, DataError)["kept"]]
-            for number, file in enumerate(holding):
-                _link(file / f"part.{suffix}", folder / f"part-{number:05d}.{suffix}")
+            for number, part in enumerate(written):
+                _link(part / f"part.{suffix}", folder / f"part-{number:05d}.{suffix}")
             if self.ledger.survey is not None:
                 write_report(self.ledger.survey.as_dict(), folder / REPORT)
         return {**manifest, "resumed": self.resumed, "already_cleaned": False}

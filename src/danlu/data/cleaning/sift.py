@@ -61,22 +61,25 @@ class Sift:
 
     def __call__(self, part: Part) -> None:
         """Sift a part. Raises OutputError where the disk is full; nothing of the part is there then."""
+        final = self.work.part("sifted", part.number)
+        if final.is_dir():
+            return  # done by a worker that was killed before it could say so
         rules, contamination = rules_of(self.work)
         ledger = Ledger.new(self.work.settings.report)
         kept: list[Document] = []
         for document in part.documents:
-            ledger.read(document)
+            ledger.come(document)
             answer = ledger.pass_through(document, rules)
             if answer is not None:
                 kept.append(answer)
         if contamination is not None:
             ledger.contaminate(contamination)
-        with storage.new_folder(self.work.part("sifted", part.number)) as folder:
+        with storage.new_folder(final) as folder:
             write_documents(folder / DOCUMENTS, kept)
             self._write_arrays(folder, [document.text for document in kept])
             if self.work.settings.format == "parquet":
                 self._write_schema(folder, kept)
-            storage.write_json(folder / LEDGER, ledger.as_dict())
+            ledger.write(folder / LEDGER)
 
     def _write_arrays(self, folder: Path, texts: list[str]) -> None:
         hashes = np.fromiter(map(normalised_hash, texts), np.uint64, len(texts))

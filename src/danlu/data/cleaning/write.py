@@ -30,11 +30,14 @@ class Write:
 
     def __call__(self, number: int) -> None:
         """Write file `number`. Raises OutputError where the disk is full; nothing of the file is there then."""
+        final = self.work.part("written", number)
+        if final.is_dir():
+            return  # done by a worker that was killed before it could say so
         found = compared(self.work)[0]
         ledger = Ledger.new(self.work.settings.report)
         first, end = int(found.files[number]), int(found.files[number + 1])
         verdicts, clusters = found.verdicts[first:end].tolist(), found.firsts[first:end].tolist()
-        with storage.new_folder(self.work.part("written", number)) as folder:
+        with storage.new_folder(final) as folder:
             with records_file(folder / self.name, self.work.settings.format, self._schema()) as write:
                 documents = self._documents(found, first, end)
                 for document, verdict, cluster in zip(documents, verdicts, clusters, strict=True):
@@ -43,7 +46,7 @@ class Write:
                     answer = self._judge(document, verdict, ledger)
                     if answer is not None:
                         write(record_of(answer, self.work.settings.text_key))
-            storage.write_json(folder / LEDGER, ledger.as_dict())
+            ledger.write(folder / LEDGER)
 
     def _judge(self, document: Document, verdict: int, ledger: Ledger) -> Document | None:
         """Return what is left of a document, and note it."""
