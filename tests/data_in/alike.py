@@ -47,10 +47,11 @@ def random_sentences(count: int) -> list[str]:
 
 
 def text(rng: random.Random, pool: Sequence[str], characters: int) -> str:
-    parts: list[str] = []
-    while sum(map(len, parts)) < characters:
-        parts.append(rng.choice(pool))
-    return "".join(parts)
+    """Put sentences together until they have so many characters; the last one is cut."""
+    found = ""
+    while len(found) < characters:
+        found += rng.choice(pool)
+    return found[:characters]
 
 
 def edited(rng: random.Random, original: str, pool: Sequence[str], share: float) -> str:
