@@ -207,12 +207,15 @@ def test_bands_that_would_miss_the_pairs_are_refused():
     assert Near(similarity=0.5, bands=40, rows=3).chance(0.5) > 0.99
 
 
-def test_the_chance_to_be_looked_at_is_what_the_bands_say():
+def test_pairs_are_looked_at_and_found_as_often_as_the_settings_say():
     rng = np.random.default_rng(1)
-    one = rng.integers(1, 2**31, (4000, 120), np.uint32)
-    other = np.where(rng.random(one.shape) < 0.6, one, one + 1)
-    together = (one == other).reshape(-1, 20, 6).all(axis=2).any(axis=1).mean()
-    assert abs(together - NEAR.chance(0.6)) < 0.03
+    one = rng.integers(1, 2**31, (4000, NEAR.hashes), np.uint32)
+    for similarity, least, most in ((0.84, 0.995, 1), (0.8, 0.96, 0.98), (0.7, 0.22, 0.28), (0.6, 0, 0.004)):
+        other = np.where(rng.random(one.shape) < similarity, one, one + 1)
+        together = (one == other).reshape(-1, NEAR.bands, NEAR.rows).all(axis=2).any(axis=1).mean()
+        assert abs(together - NEAR.chance(similarity)) < 0.03
+        first = near_duplicates(np.concatenate([one, other]), NEAR)
+        assert least <= (first[len(one) :] == np.arange(len(one))).mean() <= most
 
 
 @pytest.mark.slow

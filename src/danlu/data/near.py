@@ -28,11 +28,11 @@ _MANY_ROUNDS = 6
 
 
 class Near(Table):
-    """What a near-duplicate is. The defaults find 97.5 % of the pairs of similarity 0.8, 99.8 % of those of 0.85.
+    """What a near-duplicate is. The defaults find 97 % of the pairs of similarity 0.8 and 99.9 % of those of 0.84.
 
     A pair is looked at if all `rows` numbers of one of the `bands` agree: with probability 1 - (1 - sʳ)ᵇ, which is
-    0.9977 for s = 0.8 and 0.27 for 0.5. It is a pair of near-duplicates if enough of all numbers agree (`agreeing`):
-    for s = 0.7 in a quarter of the cases, for 0.6 in 2 of 1,000, for 0.5 never.
+    0.998 for s = 0.8 and 0.27 for 0.5. It is taken for near-duplicates if enough of all numbers agree (`agreeing`). Of
+    the pairs of similarity 0.7 these are a quarter, of 0.6 two in a thousand, of 0.5 none.
     """
 
     gram: int = Field(default=5, ge=1, description="characters of an n-gram")
