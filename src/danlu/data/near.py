@@ -116,8 +116,8 @@ def near_duplicates(signatures: np.ndarray, near: Near) -> np.ndarray:
     In their order, a document is kept unless enough of its signature agrees with that of a kept one: where B is like A
     and C like B alone, C stays. Looked at are the first `near.compared` kept documents of each of its bands, so that
     the time is proportional to the documents, whatever they hold.
-    Memory: `signatures` (a memory map will do: it is read once a band, then at the pairs), about 120 bytes a document
-    and 20 for each band of it that it shares.
+    Memory: `signatures` (a memory map will do: it is read once a band, then at the pairs), 170 bytes a document and 25
+    for each of its bands that another has too.
     """
     if signatures.ndim != 2 or signatures.shape[1] != near.hashes:
         raise ValueError(f"signatures of shape {signatures.shape} are not of {near.hashes} numbers each")
