@@ -86,10 +86,18 @@ def grams_of(texts: Sequence[str], gram: int) -> tuple[np.ndarray, np.ndarray]:
     return hashes[inside], owners[: len(hashes)][inside]
 
 
+def distinct(hashes: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each text's grams once."""
+    order = np.lexsort((hashes, owners))
+    hashes, owners = hashes[order], owners[order]
+    new = np.append(True, (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1]))[: len(hashes)]
+    return hashes[new], owners[new]
+
+
 def pieces(text: str, gram: int) -> list[str]:
-    """Cut a text into pieces of about `BLOCK` characters that together have its grams, those and no others."""
+    """Cut a text into pieces of up to `BLOCK` + `gram` characters that have its grams and no others; [] for no text."""
     if len(text) <= BLOCK:
-        return [text]
+        return [text] if text else []
     return [text[start : start + BLOCK + gram - 1] for start in range(0, len(text) - gram + 1, BLOCK)]
 
 

@@ -15,22 +15,24 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from danlu.config import Table
-from danlu.data.grams import BLOCK, GOLDEN, batches, grams_of, mix, offset, pieces
+from danlu.data.grams import BLOCK, GOLDEN, batches, distinct, grams_of, mix, offset, pieces
 
 EMPTY = np.uint32(0xFFFFFFFF)
 """All numbers of an empty text's signature, and none of another's: nothing is a duplicate of an empty text."""
 
 _DOCUMENTS_AT_ONCE = 1 << 14
 _LEAST_CHANCE = 0.9
-_HALF = np.uint64(32)
+_HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+_FREE = np.uint64(0xFFFFFFFFFFFFFFFF)
+_MANY_ROUNDS = 6
 
 
 class Near(Table):
-    """What a near-duplicate is. The defaults find 97.5 % of the pairs of similarity 0.8, 99.8 % of those of 0.85.
+    """What a near-duplicate is. The defaults find 97 % of the pairs of similarity 0.8 and 99.9 % of those of 0.84.
 
     A pair is looked at if all `rows` numbers of one of the `bands` agree: with probability 1 - (1 - sʳ)ᵇ, which is
-    0.9977 for s = 0.8 and 0.27 for 0.5. It is a pair of near-duplicates if enough of all numbers agree (`agreeing`):
-    for s = 0.7 in a quarter of the cases, for 0.6 in 2 of 1,000, for 0.5 never.
+    0.998 for s = 0.8 and 0.27 for 0.5. It is taken for near-duplicates if enough of all numbers agree (`agreeing`). Of
+    the pairs of similarity 0.7 these are a quarter, of 0.6 two in a thousand, of 0.5 none.
     """
 
     gram: int = Field(default=5, ge=1, description="characters of an n-gram")
@@ -69,54 +71,43 @@ def signatures(texts: Sequence[str], near: Near) -> np.ndarray:
     """Sign each text, uint32 [texts, near.hashes]: what share of it two have in common estimates Jaccard.
 
     A text shorter than a gram is one gram: like itself and nothing else. An empty one's numbers are all `EMPTY`.
+    Memory: 1.5 KB a text besides the texts, however long they are.
     """
+    found = np.full((len(texts), near.hashes), _FREE)
     bare = ["".join(text.split()) for text in texts]
-    found = np.full((len(texts), near.hashes), EMPTY)
-    order = sorted((number for number, text in enumerate(bare) if text), key=lambda number: len(bare[number]))
-    sizes = [max(near.hashes, len(bare[number])) for number in order]
-    for run in batches(sizes, BLOCK):  # texts of like lengths take like numbers of rounds
-        numbers = order[run]
-        found[numbers] = _sketches([bare[number] for number in numbers], near)
-    return found
+    parts = [(number, piece) for number, text in enumerate(bare) for piece in pieces(text, near.gram)]
+    parts.sort(key=lambda part: len(part[1]))  # texts of like lengths take like numbers of rounds
+    for run in batches([max(near.hashes // 8, len(piece)) for _, piece in parts], BLOCK):
+        numbers, some = zip(*parts[run], strict=True)
+        for number, sketch in zip(numbers, _sketches(some, near), strict=True):
+            np.minimum(found[number], sketch, out=found[number])
+    empty = found[:, :1] == _FREE
+    return np.where(empty, EMPTY, np.minimum(found & _LOW, _LOW - np.uint64(1)).astype(np.uint32))
 
 
-def _sketches(texts: list[str], near: Near) -> np.ndarray:
-    """Sketch some short texts, none of them empty, or one of any length: uint32 [texts, near.hashes].
+def _sketches(texts: Sequence[str], near: Near) -> np.ndarray:
+    """Sketch texts, none of them empty: uint64 [texts, near.hashes]. The least of two sketches is that of both texts.
 
     In round after round each gram is hashed to a place and a number; a place keeps the least number of the first round
-    that reaches it. After as many rounds as there are places, every gram goes to one place a round, so that all are
-    filled. Two texts agree in a place exactly where the first and least of both texts' grams together is in both.
+    that reaches it, with the number of the round as its high half. After as many rounds as there are places, every gram
+    goes to one place a round, so that all are reached. Two texts agree in a place exactly where the first and least of
+    both texts' grams together is in both.
     """
-    found = np.full((len(texts), near.hashes), EMPTY)
-    is_long = len(texts[0]) > BLOCK
-    hashes, owners = grams_of([] if is_long else texts, near.gram)
-    for number in range(2 * near.hashes):
-        free = found == EMPTY
-        unfilled = free.any(axis=1)
+    places = near.hashes
+    found = np.full((len(texts), places), _FREE)
+    hashes, owners = grams_of(texts, near.gram)
+    for number in range(2 * places):
+        unfilled = (found == _FREE).any(axis=1)
         if not unfilled.any():
             break
         left = unfilled[owners]
         hashes, owners = hashes[left], owners[left]
-        held = (
-            [(hashes, owners)]
-            if not is_long
-            else (grams_of([piece], near.gram) for piece in pieces(texts[0], near.gram))
-        )
-        for some, of in held:
-            _fill(found, free, mix(some + offset(number, near.seed)), of, number)
+        if number == _MANY_ROUNDS:
+            hashes, owners = distinct(hashes, owners)
+        mixed = mix(hashes + offset(number, near.seed))
+        place = (((mixed >> _HALF) * np.uint64(places)) >> _HALF).view(np.int64) if number < places else number - places
+        np.minimum.at(found.ravel(), owners * places + place, mixed & _LOW | np.uint64(number << 32))
     return found
-
-
-def _fill(found: np.ndarray, free: np.ndarray, hashes: np.ndarray, owners: np.ndarray, number: int) -> None:
-    """Put the numbers of one round, the low halves of hashes, to the places of their texts that were free before it."""
-    places = found.shape[1]
-    if number < places:
-        at = owners * places + (((hashes >> _HALF) * np.uint64(places)) >> _HALF).view(np.int64)
-    else:
-        at = owners * places + (number - places)
-    open_ = free.ravel()[at]
-    values = np.minimum(hashes[open_].astype(np.uint32), EMPTY - np.uint32(1))
-    np.minimum.at(found.ravel(), at[open_], values)
 
 
 def near_duplicates(signatures: np.ndarray, near: Near) -> np.ndarray:
@@ -125,19 +116,18 @@ def near_duplicates(signatures: np.ndarray, near: Near) -> np.ndarray:
     In their order, a document is kept unless enough of its signature agrees with that of a kept one: where B is like A
     and C like B alone, C stays. Looked at are the first `near.compared` kept documents of each of its bands, so that
     the time is proportional to the documents, whatever they hold.
-    Memory: `signatures` (a memory map will do: it is read once a band, then at the pairs), about 120 bytes a document
-    and 20 for each band of it that it shares.
+    Memory: `signatures` (a memory map will do: it is read once a band, then at the pairs), 170 bytes a document and 25
+    for each of its bands that another has too.
     """
     if signatures.ndim != 2 or signatures.shape[1] != near.hashes:
         raise ValueError(f"signatures of shape {signatures.shape} are not of {near.hashes} numbers each")
-    buckets = Buckets.of(signatures, near)
+    buckets, agreeing = _Buckets.of(signatures, near), near.agreeing
     first = np.arange(len(signatures))
     for document in np.flatnonzero((buckets.of_document >= 0).any(axis=1)).tolist():
         shared = buckets.of_document[document]
         shared = shared[shared >= 0]
-        rivals = buckets.kept(shared)
-        if len(rivals):
-            agree = (signatures[rivals] == signatures[document]).sum(axis=1) >= near.agreeing
+        if rivals := buckets.kept(shared):
+            agree = (signatures[rivals] == signatures[document]).sum(axis=1) >= agreeing
             if agree.any():
                 first[document] = rivals[agree.argmax()]
                 continue
@@ -145,7 +135,7 @@ def near_duplicates(signatures: np.ndarray, near: Near) -> np.ndarray:
     return first
 
 
-class Buckets:
+class _Buckets:
     """The documents that have a band in common: a bucket is a band and its rows' numbers that two or more have.
 
     `of_document`, int32 [documents, bands], names each document's bucket of a band, or -1 where it is alone.
@@ -160,7 +150,7 @@ class Buckets:
         self._documents = np.empty(int(self._room.sum()), np.int64)
 
     @classmethod
-    def of(cls, signatures: np.ndarray, near: Near) -> Buckets:
+    def of(cls, signatures: np.ndarray, near: Near) -> _Buckets:
         """Sort the documents by each band."""
         of_document = np.full((len(signatures), near.bands), -1, np.int32)
         sizes = [np.zeros(0, np.int64)]
@@ -178,11 +168,14 @@ class Buckets:
             count += int(shared.sum())
         return cls(of_document, np.concatenate(sizes), near.compared)
 
-    def kept(self, buckets: np.ndarray) -> np.ndarray:
+    def kept(self, buckets: np.ndarray) -> list[int]:
         """Return the kept documents of some buckets, each once, sorted."""
         starts, held = self._starts[buckets].tolist(), self._held[buckets].tolist()
-        runs = [self._documents[start : start + count] for start, count in zip(starts, held, strict=True) if count]
-        return np.unique(np.concatenate(runs)) if runs else self._documents[:0]
+        found = set[int]()
+        for start, count in zip(starts, held, strict=True):
+            if count:
+                found.update(self._documents[start : start + count].tolist())
+        return sorted(found)
 
     def keep(self, document: int, buckets: np.ndarray) -> None:
         """Add a document to the buckets that have room."""
@@ -193,7 +186,7 @@ class Buckets:
 
 def _band(signatures: np.ndarray, columns: slice) -> tuple[np.ndarray, np.ndarray]:
     """Hash some columns of the signatures that are not empty: uint64 keys, and the documents that they are of."""
-    keys, documents = list[np.ndarray](), list[np.ndarray]()
+    keys, documents = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     for start in range(0, len(signatures), _DOCUMENTS_AT_ONCE):
         block = np.asarray(signatures[start : start + _DOCUMENTS_AT_ONCE, columns], np.uint64)
         full = np.flatnonzero(block[:, 0] != EMPTY)
