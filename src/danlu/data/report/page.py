@@ -15,7 +15,7 @@ from danlu.data.report.rules import changes, clusters, contamination, drops, rep
 from danlu.data.stats import percentiles
 from danlu.data.survey import Survey
 from danlu.errors import OutputError
-from danlu.pages.html import cards, facts, fill, short
+from danlu.pages.html import cards, facts, fill, plain, short
 
 _TOOK_MOST = 6
 
@@ -46,7 +46,7 @@ def write_report(
         "Lengths and characters": f'<div class="charts">{lengths(found)}{kinds(found)}{languages(found)}</div>',
         "Sources": sources(found),
         "A random sample": _samples(found),
-        "How it was made": facts(about) if about else "",
+        "How it was made": _about(about or {}),
     }
     shown = {name: body for name, body in sections.items() if body}
     parts = {
@@ -98,6 +98,10 @@ def _cards(survey: Survey) -> str:
         (f"{han / characters:.1%}", "of the characters are Han"),
     ]
     return cards(figures)
+
+
+def _about(about: Mapping[str, Any]) -> str:
+    return facts({visible(name): visible(plain(value)) for name, value in about.items()}) if about else ""
 
 
 def _samples(survey: Survey) -> str:
