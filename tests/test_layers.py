@@ -19,7 +19,7 @@ ROWS = [
     {"configure"},
     {"config"},
     {"log"},
-    {"storage"},
+    {"storage", "pages"},
     {"types", "errors"},
 ]
 

@@ -14,6 +14,7 @@ VERBS = {
     "corpora": "known sets of Chinese text and conversations on the hubs",
     "fetch": "bring sets from a hub here beforehand, and tell where they lie",
     "stats": "what a corpus is: documents, lengths, duplicates, characters",
+    "clean": "rules, deduplication and decontamination of raw text, at any size",
     "tokenizer": "train a tokenizer on a corpus",
     "prepare": "clean, deduplicate, split, tokenise and pack a corpus into shards",
     "train": "train a model from a preset or a TOML file",

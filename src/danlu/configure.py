@@ -108,10 +108,15 @@ def read_config(config_class: type[C], tables: dict[str, Any], flags: Sequence[s
 
 
 def parse_flags(options_class: type[T], flags: Sequence[str], prog: str, default: T | None = None) -> T:
-    """Read flags into a dataclass or pydantic model with tyro. Raises ConfigError for wrong ones."""
+    """Read flags into a dataclass or pydantic model with tyro. Raises ConfigError for wrong ones.
+
+    With a pydantic model as default a truth is a flag's value (`--key True`), else there are two (`--key`, `--no-key`).
+    """
     import tyro
 
-    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff) if default is not None else ()
+    config = (tyro.conf.AvoidSubcommands,) if default is not None else ()
+    if isinstance(default, BaseModel):
+        config = (*config, tyro.conf.FlagConversionOff)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

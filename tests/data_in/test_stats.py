@@ -59,7 +59,7 @@ def test_percentiles_of_a_few_documents(lengths):
 
 def test_the_histogram_counts_every_document_once():
     lengths = [1, 2, 3, 4, 5, 8, 9, 1000, 1024, 1025]
-    bins = {b["up_to"]: b["documents"] for b in counted(["一" * n for n in lengths]).histogram()}
+    bins = {b["up_to"]: b["documents"] for b in counted(["一" * n for n in lengths]).as_dict()["histogram"]}
     for upper, count in bins.items():
         assert count == sum(upper // 2 < n <= upper for n in lengths)
     assert sum(bins.values()) == len(lengths)

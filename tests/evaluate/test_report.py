@@ -6,47 +6,19 @@ import random
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from whole_page import Page
 
 from danlu.errors import DataError
 from danlu.evaluate.report import write_report
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'__CHARTS__ \u2028 http://x.y"
-VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
-class Page(HTMLParser):
-    """Checks that every element is closed in order; collects elements, attributes and text."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.open, self.elements, self.words = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append((self.open[-1] if self.open else "", data))
-
-    def count(self, tag):
-        return sum(name == tag for name, _ in self.elements)
-
-    @property
-    def text(self):
-        return " ".join(data for tag, data in self.words if tag not in ("script", "style"))
-
+class Report(Page):
     @property
     def charts(self):
         found = [i for i, (tag, attrs) in enumerate(self.elements) if attrs.get("type") == "application/json"]
@@ -111,7 +83,7 @@ def run(tmp_path):
 
 
 def page(run):
-    return Page(write_report(run).read_text(encoding="utf-8"))
+    return Report(write_report(run).read_text(encoding="utf-8"))
 
 
 def test_the_page_shows_what_the_run_holds(run):

@@ -30,6 +30,8 @@ class Options(SourceOptions):
     """of conversations, count tokens too, by its chat template: tokenizer folder, checkpoint or run folder"""
     context: int | None = None
     """count conversations longer than so many tokens; by default the checkpoint's own context"""
+    report: Path | None = None
+    """write a page (.html), too: lengths, characters, languages, sources, openings, a sample to leaf through"""
     show: int = 0
     """print the first so many conversations as the chat template renders them, the scored words marked"""
     json: bool = False
@@ -40,28 +42,45 @@ def run(argv: list[str]) -> int:
     """Parse, read once, print."""
     from danlu.commands.stats_chat import stats_of_conversations
     from danlu.data.chat import holds_conversations
-    from danlu.data.stats import Stats
+    from danlu.data.report import require_place
 
     options = parse_flags(Options, argv, "danlu stats")
+    if options.report is not None:
+        require_place(options.report)
     if holds_conversations(options.sources, options.text_key):
-        result, text = stats_of_conversations(options)
-        return finish(result, text, options.json)
+        return finish(*stats_of_conversations(options), options.json)
     if options.tokenizer is not None or options.context is not None or options.show:
         raise ConfigError(f"--tokenizer, --context and --show are for conversations; {options.sources[0]} holds text")
-    corpus, stats = options.corpus(options.sources), Stats()
-    stats.add(corpus.track("reading"))
+    result = _stats_of_text(options)
+    return finish(result, _text(result), options.json)
+
+
+def _stats_of_text(options: Options) -> dict[str, Any]:
+    """Read all once; write the report, if one is asked for."""
+    from danlu.data.report import write_report
+    from danlu.data.stats import Stats
+    from danlu.data.survey import Survey
+
+    corpus, stats, survey = options.corpus(options.sources), Stats(), Survey()
+    documents = corpus.track("reading")
+    stats.add(documents if options.report is None else survey.reading(documents))
     result = stats.as_dict() | {
         "lines": corpus.lines,
         "mean_line_chars": corpus.line_characters / max(1, corpus.lines),
         "skipped": corpus.skipped,
         "revisions": corpus.revisions,
+        "report": options.report and str(options.report),
     }
-    return finish(result, _text(result), options.json)
+    if options.report is not None:
+        write_report(
+            survey.as_dict(), options.report, " ".join(options.sources), dict(_rows(result)) | corpus.revisions
+        )
+    return result
 
 
-def _text(result: dict[str, Any]) -> str:
+def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     duplicates = result["duplicates"]
-    rows = [
+    return [
         ("documents", f"{result['documents']:,}"),
         ("characters", f"{result['characters']:,} ({result['mean_chars']:,.1f} a document)"),
         ("lines", f"{result['lines']:,} ({result['mean_line_chars']:,.2f} characters a stripped line)"),
@@ -70,15 +89,19 @@ def _text(result: dict[str, Any]) -> str:
         ("characters are", "  ".join(f"{n} {s:.1%}" for n, s in result["character_classes"].items())),
         ("lengths", "  ".join(f"{name} {value:,}" for name, value in result["percentiles"].items())),
     ]
+
+
+def _text(result: dict[str, Any]) -> str:
     most = max((b["documents"] for b in result["histogram"]), default=1)
     bars = [f"  ≤ {b['up_to']:>9,}  {_bar(b['documents'] / most)} {b['documents']:>9,}" for b in result["histogram"]]
     openings = [f"  {o['count']:>9,}  {o['opening']!r}" for o in result["common_openings"]]
     return "\n".join(
         [
-            *(f"{name:<18}{value}" for name, value in rows),
+            *(f"{name:<18}{value}" for name, value in _rows(result)),
             "documents by length in characters",
             *bars,
             *(["common first 12 characters", *openings] if openings else []),
+            *([f"report written to {result['report']}"] if result["report"] else []),
         ]
     )
 

@@ -13,7 +13,9 @@ from rich.text import Text
 from danlu.commands import required
 from danlu.data.chat import Conversation, Conversations
 from danlu.data.chat_stats import ChatStats
+from danlu.data.report import write_report
 from danlu.data.sources import Corpus
+from danlu.data.survey import Survey
 from danlu.errors import ConfigError, DataError, TokenizerError
 
 if TYPE_CHECKING:
@@ -30,9 +32,13 @@ def stats_of_conversations(options: Options) -> tuple[dict[str, Any], str]:
     template, context = _template(options)
     if template is not None and options.show:
         _show(options, template)
-    corpus, stats = Corpus(options.sources, text_key=None, skip_bad=options.skip_bad), ChatStats(template, context)
+    survey = Survey()
+    corpus = Corpus(options.sources, text_key=None, skip_bad=options.skip_bad)
+    stats = ChatStats(template, context, None if options.report is None else survey)
     stats.add(corpus.track("reading"))
-    result = stats.as_dict() | {"skipped": corpus.skipped}
+    result = stats.as_dict() | {"skipped": corpus.skipped, "report": options.report and str(options.report)}
+    if options.report is not None:
+        write_report(survey.as_dict(), options.report, " ".join(options.sources), dict(_rows(result)))
     return result, _text(result)
 
 
@@ -80,10 +86,10 @@ def _visible(text: str) -> str:
     return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
 
 
-def _text(result: dict[str, Any]) -> str:
+def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     refused = "  ".join(f"{reason} {count:,}" for reason, count in result["refused"].items() if count)
     first = f", the first: {result['first_refused']}" if result["first_refused"] else ""
-    rows = [
+    return [
         ("conversations", f"{result['conversations']:,}"),
         ("preferences", f"{result['preferences']:,}"),
         ("refused", f"{refused or 0}{first}"),
@@ -96,11 +102,15 @@ def _text(result: dict[str, Any]) -> str:
         ("repeated question", f"{_part(result['question_duplicates'])}, the first of a conversation"),
         *(_token_rows(result["tokens"]) if "tokens" in result else []),
     ]
+
+
+def _text(result: dict[str, Any]) -> str:
     openings = [f"  {o['count']:>9,}  {o['opening']!r}" for o in result["common_openings"]]
     return "\n".join(
         [
-            *(f"{name:<21}{value}" for name, value in rows),
+            *(f"{name:<21}{value}" for name, value in _rows(result)),
             *(["common first 12 characters of answers", *openings] if openings else []),
+            *([f"report written to {result['report']}"] if result["report"] else []),
         ]
     )
 

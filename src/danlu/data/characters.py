@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cache, lru_cache
 
@@ -65,6 +65,18 @@ def kinds(text: str) -> list[int]:
     return sum(counts[1:], counts[0]).tolist() if counts else [0] * len(Kind)
 
 
+def kinds_of_each(texts: Sequence[str]) -> np.ndarray:
+    """Count the characters of many texts by `Kind`: int64 [texts, kinds]. Memory: 20 bytes a character.
+
+    Of short texts this takes a fifth of the time of one call of `kinds` each.
+    """
+    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+    found = np.repeat(np.arange(0, len(texts) * len(Kind), len(Kind)), lengths)
+    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    found += _table().take(codes)
+    return np.bincount(found, minlength=len(texts) * len(Kind)).reshape(len(texts), len(Kind))
+
+
 def code_points(text: str, block: int = _BLOCK) -> Iterator[np.ndarray]:
     """Yield a text's code points, uint32, a block at a time, so that a long text takes no more memory than a block."""
     for start in range(0, len(text), block):
@@ -120,3 +132,17 @@ def garbled() -> str:
     pairs = [bytes([first, second]) for first in range(0xE4, 0xEA) for second in range(0x80, 0xC0) if second != 0x7F]
     pairs += [b"\xe3\x80", b"\xef\xbc", b"\xef\xbd"]
     return "".join(pair.decode("gbk", "ignore") for pair in pairs)
+
+
+_INVISIBLE = (*range(0x7F, 0xA0), 0x200B, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
+_SIGNS = {code: chr(0x2400 + code) for code in (*range(9), *range(11, 32))}
+_SIGNS |= {code: f"‹{code:04X}›" for code in _INVISIBLE}
+_SIGNS |= dict.fromkeys((*range(0xD800, 0xE000), 0xFFFE, 0xFFFF), "\ufffd")
+
+
+def visible(text: str) -> str:
+    """Return a text that can be written and shown: signs for control characters and for what turns text around.
+
+    Lone surrogates, which JSON's \\ud800 makes and UTF-8 cannot hold, become U+FFFD; tabs and newlines stay.
+    """
+    return text if text.isprintable() else text.translate(_SIGNS)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from danlu.data.chat import BadRecord, Conversation, Preference, Refusal, first_question, parse, words
 from danlu.data.dedup import ExactDedup
 from danlu.data.stats import Openings, part, percentiles
+from danlu.data.survey import Survey
 from danlu.data.template import ChatTemplate, Encoded
 from danlu.errors import DataError, TokenizerError
 from danlu.types import Document
@@ -29,6 +30,8 @@ class ChatStats:
 
     template: ChatTemplate | None = None
     context: int | None = None
+    survey: Survey | None = None
+    """Reads all that is said in a record as one text, where it is given."""
     kinds: Counter[type] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     first_refused: str | None = None
@@ -55,6 +58,9 @@ class ChatStats:
             else:
                 self._count(record)
                 self._count_tokens(encoded)
+                if self.survey is not None:
+                    said = "\n\n".join(message.content for message in record.said)
+                    self.survey.read(replace(document, text=said, meta={}))
 
     def _count(self, record: Conversation | Preference) -> None:
         self.kinds[type(record)] += 1

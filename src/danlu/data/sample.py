@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections.abc import Iterable
+from typing import Any
 
 from danlu.data.dedup import normalised_hash
 from danlu.types import Document
@@ -25,3 +27,51 @@ def sample(documents: Iterable[Document], characters: int) -> list[str]:
     if total > characters and len(held) > 1:  # only now, or the order of the corpus would matter
         heapq.heappop(held)
     return [text for _, _, text in sorted(held, key=lambda entry: entry[1])]
+
+
+def document_key(document: Document) -> int:
+    """Return a 64-bit hash of a document's source, id and text."""
+    whole = "\0".join([document.source, document.id, document.text])
+    digest = hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+class Smallest:
+    """The entries with the smallest keys, `most` of them: a fair sample of all where the keys are hashes.
+
+    What it holds depends on neither their order nor how a stream was cut into parts that are merged again. An entry is
+    a tuple that begins with its key and goes on with strings and integers. Memory: twice `most` entries.
+    """
+
+    def __init__(self, most: int, entries: Iterable[Iterable[Any]] = ()):
+        self.most = most
+        self._limit = 1 << 64
+        self._held: list[tuple[Any, ...]] = [tuple(entry) for entry in entries]
+        self._cut()
+
+    def wants(self, key: int) -> bool:
+        """Tell whether an entry with this key would be held, as far as is known yet."""
+        return key <= self._limit
+
+    def add(self, key: int, *values: str | int) -> None:
+        """Hold an entry, if its key is small enough."""
+        if key <= self._limit:
+            self._held.append((key, *values))
+            if len(self._held) >= 2 * self.most:
+                self._cut()
+
+    def merge(self, other: Smallest) -> None:
+        """Hold what both together hold."""
+        self._held += other._held
+        self._cut()
+
+    def entries(self) -> list[tuple[Any, ...]]:
+        """Return what is held, smallest key first."""
+        self._cut()
+        return list(self._held)
+
+    def _cut(self) -> None:
+        self._held.sort()
+        del self._held[self.most :]
+        if len(self._held) == self.most:
+            self._limit = self._held[-1][0]

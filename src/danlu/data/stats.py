@@ -43,9 +43,23 @@ def percentiles(values: Counter[int]) -> dict[str, int]:
     return {"min": ordered[0][0], **found, "max": ordered[-1][0]} if ordered else {}
 
 
+def histogram(lengths: Counter[int]) -> list[dict[str, int]]:
+    """Count documents by length, in bins that double."""
+    bins: Counter[int] = Counter()
+    for length, count in lengths.items():
+        bins[max(0, length - 1).bit_length()] += count
+    span = range(min(bins), max(bins) + 1) if bins else ()
+    return [{"up_to": 1 << b, "documents": bins[b]} for b in span]
+
+
 def part(count: int, total: int) -> dict[str, Any]:
     """Return a count and its share of a total."""
     return {"count": count, "share": count / max(1, total)}
+
+
+def opening(text: str) -> str:
+    """Return the first 12 characters of a text."""
+    return text[:_OPENING]
 
 
 class Openings:
@@ -63,7 +77,7 @@ class Openings:
 
     def add(self, text: str) -> None:
         """Count a text's opening."""
-        self._counts[text[:_OPENING]] += 1
+        self._counts[opening(text)] += 1
         if len(self._counts) > _OPENINGS_HELD:
             self._counts = Counter(dict(self._counts.most_common(_OPENINGS_HELD // 2)))
 
@@ -111,18 +125,10 @@ class Stats:
             "duplicates": part(self.duplicates, documents),
             "character_classes": self.character_classes(),
             "common_openings": self.openings.common(),
-            "histogram": self.histogram(),
+            "histogram": histogram(self.lengths),
         }
 
     def character_classes(self) -> dict[str, float]:
         """Return the share of each kind of character; they add up to 1."""
         counts = dict(zip(_NAMES, self._classes.tolist(), strict=True))
         return {name: counts[name] / max(1, sum(counts.values())) for name in (*RANGES, "other")}
-
-    def histogram(self) -> list[dict[str, int]]:
-        """Count documents by length, in bins that double."""
-        bins: Counter[int] = Counter()
-        for length, count in self.lengths.items():
-            bins[max(0, length - 1).bit_length()] += count
-        span = range(min(bins), max(bins) + 1) if bins else ()
-        return [{"up_to": 1 << b, "documents": bins[b]} for b in span]

@@ -6,13 +6,11 @@ into it. Whatever the folder does not hold yet is left out.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from danlu import log, storage
 from danlu.errors import DataError
 from danlu.evaluate.charts import Row, charts, finite, of_kind
 from danlu.evaluate.chat import ANSWER_ROWS, ANSWERS
+from danlu.pages.html import cards, facts, fill, script_json, short, table
 
 _COUNTS = ("documents", "conversations", "tokens", "scored_tokens", "rows", "characters", "bytes")
 _SHOWN_APART = ("files", "splits", "dropped")
@@ -32,7 +31,6 @@ def write_report(run: Path) -> Path:
     if not run.is_dir():
         raise DataError(f"{run}: there is no such run folder")
     rows = log.read_metrics(run) if (run / log.METRICS).is_file() else []
-    template = (resources.files("danlu.evaluate") / "report.html").read_text(encoding="utf-8")
     parts = {
         "NAME": escape("/".join(run.resolve().parts[-2:])),
         "ABOUT": escape(_about(run, rows)),
@@ -41,10 +39,9 @@ def write_report(run: Path) -> Path:
         "SAMPLES": _samples(rows) + _answers(run),
         "MADE": _data(run) + _machine(run, rows) + _settings(run),
         "MEASURED": _measured(run),
-        "CHARTS": _script_json(charts(rows, _baselines(run))),
+        "CHARTS": script_json(charts(rows, _baselines(run))),
     }
-    page = re.sub(r"__([A-Z]+)__", lambda found: parts[found[1]], template)
-    storage.write_text(run / "report.html", page)
+    storage.write_text(run / "report.html", fill("danlu.evaluate", "report.html", parts))
     return run / "report.html"
 
 
@@ -98,16 +95,15 @@ def _cards(run: Path, rows: Sequence[Row]) -> str:
     epoch = _json(run / "data.json").get("splits", {}).get("train", {}).get("tokens")
     is_text = "conversations" not in _json(run / "data.json")  # beside conversations text may be read
     epochs = f" · {tokens / epoch:.2f} epochs" if tokens is not None and epoch and is_text else ""
-    cards = [
-        (_short(parameters), "parameters", parameters is not None),
-        (_short(tokens), f"tokens seen{epochs}", tokens is not None),
+    figures = [
+        (short(parameters), "parameters", parameters is not None),
+        (short(tokens), f"tokens seen{epochs}", tokens is not None),
         (f"{(seconds or 0) / 60:.1f}", f"minutes · {steps or 0:,.0f} steps", seconds is not None),
         (f"{statistics.median(speeds or [0]):,.0f}", "tokens per second, median", bool(speeds)),
         (f"{loss or 0:.3f}", "nats per token, held-out", loss is not None),
         (f"{per_byte or 0:.3f}", "bits per byte, held-out", per_byte is not None),
     ]
-    shown = (f"<div><b>{value}</b><span>{label}</span></div>" for value, label, known in cards if known)
-    return "".join(shown)
+    return cards((value, label) for value, label, known in figures if known)
 
 
 def _parameters(run: Path) -> int | None:
@@ -120,11 +116,6 @@ def _parameters(run: Path) -> int | None:
             return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
-
-
-def _script_json(value: Any) -> str:
-    """Write JSON that no text in it can break out of a script element."""
-    return json.dumps(value, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
 
 
 # What it wrote, and what it was made from
@@ -163,11 +154,11 @@ def _answers(run: Path) -> str:
     names, shown = list(found["scores"]), found["shown"]
     rows = [[label, *(format(found["scores"][name][key], form) for name in names)] for label, key, form in ANSWER_ROWS]
     head = ["question", "reference", *names]
-    said = _table(head, [[row["question"], row["reference"], *(row["answers"][n] for n in names)] for row in shown])
+    said = table(head, [[row["question"], row["reference"], *(row["answers"][n] for n in names)] for row in shown])
     first = found["scores"][names[0]]
     note = f"{first['questions']:,} held-out questions, answers drawn as danlu generate does"
     return (
-        f"<h2>Answers</h2><p class='note'>{escape(note)}</p>{_table(['', *names], rows)}"
+        f"<h2>Answers</h2><p class='note'>{escape(note)}</p>{table(['', *names], rows)}"
         f"<details open><summary>Side by side</summary>{said}</details>"
     )
 
@@ -179,7 +170,7 @@ def _data(run: Path) -> str:
     entries = manifest.get("splits", {})
     counts = [key for key in _COUNTS if any(key in entry for entry in entries.values())]
     ratio = ["characters/token"] if "characters" in counts else []
-    splits = _table(
+    splits = table(
         ["split", *(key.replace("_", " ") for key in counts), *ratio],
         (
             [name, *(f"{entry.get(key, 0):,}" for key in counts), *(f"{_ratio(entry):.2f}" for _ in ratio)]
@@ -187,9 +178,9 @@ def _data(run: Path) -> str:
         ),
     )
     reasons = [[reason, f"{count:,}"] for reason, count in manifest.get("dropped", {}).items()]
-    dropped = _table(["dropped because", "how many"], reasons) if reasons else ""
-    facts = _facts({key: value for key, value in manifest.items() if key not in _SHOWN_APART})
-    return f"<details open><summary>Data: its manifest</summary>{splits}{dropped}{facts}</details>"
+    dropped = table(["dropped because", "how many"], reasons) if reasons else ""
+    shown = facts({key: value for key, value in manifest.items() if key not in _SHOWN_APART})
+    return f"<details open><summary>Data: its manifest</summary>{splits}{dropped}{shown}</details>"
 
 
 def _ratio(entry: Row) -> float:
@@ -203,9 +194,9 @@ def _machine(run: Path, rows: Sequence[Row]) -> str:
         for v in plan.get("versions", [])
     ]
     skipped = [[f"{row.get('step', 0):,}", str(row.get("reason", ""))] for row in of_kind(rows, "skipped")]
-    parts = _facts(plan["machine"]) if "machine" in plan else ""
-    parts += _table(["plan from step", "steps in all", "why"], versions) if versions else ""
-    parts += _table(["skipped step", "reason"], skipped) if skipped else ""
+    parts = facts(plan["machine"]) if "machine" in plan else ""
+    parts += table(["plan from step", "steps in all", "why"], versions) if versions else ""
+    parts += table(["skipped step", "reason"], skipped) if skipped else ""
     return f"<details><summary>Machine and plan</summary>{parts}</details>" if parts else ""
 
 
@@ -226,31 +217,6 @@ def _measured(run: Path) -> str:
         if "about" in entry
     ]
     return " ".join(abouts)
-
-
-def _facts(values: Row) -> str:
-    pairs = "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(_plain(value))}</dd>" for key, value in values.items())
-    return f"<dl>{pairs}</dl>"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return json.dumps(value, ensure_ascii=False)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-
-
-def _short(number: float | None) -> str:
-    size = number or 0
-    scale, letter = (1e9, "G") if size >= 1e9 else (1e6, "M") if size >= 1e6 else (1, "")
-    return f"{size / scale:.2f}{letter}" if letter else f"{size:,.0f}"
 
 
 def _last(rows: Sequence[Row], key: str) -> float | None:

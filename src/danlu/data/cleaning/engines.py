@@ -1,0 +1,125 @@
+"""Engines: who does the work of a step, part by part, and hands back its results in the order of the parts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from danlu.errors import DanluError
+
+KILLED = (
+    "a worker was killed, most likely for want of memory. Run the command again, with fewer --workers: it goes on "
+    "where it was"
+)
+EngineName = Literal["local", "ray"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Engine(Protocol):
+    """Does the same to many things; `map` takes items only as workers become free, so that few lie in memory."""
+
+    @property
+    def workers(self) -> int:
+        """How many items are worked on at once."""
+        ...
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
+        """Yield the results in the order of the items. What `function` raises is raised here."""
+        ...
+
+
+def in_order(
+    start: Callable[[Item], Any], finish: Callable[[Any], Result], items: Iterable[Item], most: int
+) -> Generator[Result]:
+    """Start at most so many items at once; yield what finishing each gives, in their order."""
+    begun: deque[Any] = deque()
+    for item in items:
+        begun.append(start(item))
+        if len(begun) >= most:
+            yield finish(begun.popleft())
+    while begun:
+        yield finish(begun.popleft())
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Processes of this machine; with one worker this process alone.
+
+    They are spawned, not forked, and end when this process does, however it ends: each waits on a pipe whose other end
+    is held here alone.
+    """
+
+    workers: int
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
+        """Yield the results in order. Raises DanluError where the system killed a worker."""
+        if self.workers == 1:
+            yield from map(function, items)
+            return
+        with _pool(self.workers) as pool:
+
+            def start(item: Item) -> Any:
+                with _without_interrupts():
+                    return pool.submit(function, item)
+
+            try:
+                yield from in_order(start, lambda future: future.result(), items, self.workers + 2)
+            except BrokenProcessPool:
+                raise DanluError(KILLED) from None
+
+
+@contextmanager
+def _pool(workers: int) -> Generator[ProcessPoolExecutor]:
+    """Yield a pool; where the block is left before its time, what its workers do is not waited for."""
+    theirs, ours = multiprocessing.Pipe(duplex=False)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_watch, initargs=(theirs,))
+    try:
+        yield pool
+        pool.shutdown()
+    finally:
+        ours.close()
+        pool.shutdown(cancel_futures=True)
+        theirs.close()
+
+
+def _watch(pipe: Any) -> None:
+    """End this process as soon as the other end of a pipe is closed."""
+
+    def wait() -> None:
+        pipe.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def _without_interrupts() -> Generator[None]:
+    """Hold Ctrl-C back; processes started meanwhile never see it, for they inherit the mask."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def engine_of(name: EngineName, workers: int) -> Generator[Engine]:
+    """Yield an engine. Raises ConfigError where a package is missing."""
+    if name == "ray":
+        from danlu.data.cleaning.cluster import cluster
+
+        with cluster(workers) as engine:
+            yield engine
+    else:
+        yield Local(workers)

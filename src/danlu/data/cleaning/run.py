@@ -1,0 +1,176 @@
+"""Cleaning from end to end: sources in, a folder of records out, the same bytes however often it is interrupted."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from danlu import log, storage
+from danlu.data.cleaning.against import hash_of
+from danlu.data.cleaning.compare import compare
+from danlu.data.cleaning.engines import Engine
+from danlu.data.cleaning.ledger import Ledger
+from danlu.data.cleaning.records import line_of
+from danlu.data.cleaning.settings import CleanSettings
+from danlu.data.cleaning.sift import LEDGER, PART_CHARACTERS, Part, Sift, cut
+from danlu.data.cleaning.work import Work, folder_beside, opened
+from danlu.data.cleaning.write import Write, compared
+from danlu.data.report import write_report
+from danlu.data.sources import Corpus
+from danlu.errors import DataError
+
+REPORT = "report.html"
+
+
+def clean_corpus(
+    corpus: Corpus,
+    settings: CleanSettings,
+    out: Path,
+    engine: Engine,
+    against: Sequence[str] = (),
+    part_characters: int = PART_CHARACTERS,
+) -> dict[str, Any]:
+    """Clean a corpus into `out` and return its manifest, with `resumed`: how many parts an earlier run had done.
+
+    Documents that hold one of the evaluation texts `against` are dropped.
+    An interrupted run leaves a work folder beside `out`, and the same call goes on there. Every byte of `out` follows
+    from the corpus and the settings; the engine, its workers and `part_characters` change none.
+    Memory: a few parts for each worker, and what `compare` takes. Raises DataError where a source cannot be read or
+    nothing is left of it, OutputError where `out` exists, cannot be written, or the disk is full.
+    """
+    identity = {**settings.identity(), "against": hash_of(against)}
+    known = _known(out, identity, corpus)
+    if known is not None:
+        return known
+    work = Work.beside(out, settings, {**identity, "inputs": corpus.fingerprint()})
+    with opened(work, part_characters):
+        run = _Run(corpus, work, engine)
+        try:
+            if against and not work.against.is_file():
+                with storage.replacing(work.against) as scratch:
+                    scratch.write_bytes(line_of(list(against)))
+            manifest = run.clean(out, part_characters)
+        except BaseException:
+            run.leave()
+            raise
+        shutil.rmtree(work.folder)
+    return manifest
+
+
+def _known(out: Path, identity: dict[str, Any], corpus: Corpus) -> dict[str, Any] | None:
+    """Return the manifest of `out` if it was made of the same corpus alike. Raises OutputError for any other `out`."""
+    if (out / storage.MANIFEST).is_file():
+        manifest = storage.verify(out, DataError, contents=False)
+        found = manifest.get("run", {})
+        if found == {**identity, "inputs": found.get("inputs")} and found["inputs"] == corpus.fingerprint():
+            shutil.rmtree(folder_beside(out), ignore_errors=True)  # a run was killed after `out` had its name
+            return {**manifest, "resumed": 0, "already_cleaned": True}
+    storage.require_absent(out)
+    return None
+
+
+class _Run:
+    """The steps of a run, in order; what is finished of each is not done again."""
+
+    def __init__(self, corpus: Corpus, work: Work, engine: Engine):
+        self.corpus, self.work, self.engine = corpus, work, engine
+        self.ledger, self.resumed, self.skipped = Ledger.new(work.settings.report), 0, 0
+
+    def clean(self, out: Path, part_characters: int) -> dict[str, Any]:
+        """Do what is left to do, and put the output in place."""
+        sifted = self.work.read.is_file()
+        if not sifted:
+            self._sift(part_characters)
+        read = storage.read_json(self.work.read, DataError)
+        self.skipped, parts = read["skipped"], read["parts"]
+        self.resumed = parts if sifted else self.resumed
+        for number in range(parts):
+            self._add(self.work.part("sifted", number))
+        self._require_some(self.ledger.documents - self.ledger.dropped.total())
+        if not self.work.compared.is_dir():
+            log.say("comparing all documents")
+            compare(self.work, parts)
+        files = len(compared(self.work)[0].files) - 1
+        self._write(files)
+        self._add(self.work.compared)
+        written = [self.work.part("written", number) for number in range(files)]
+        holding = [folder for folder in written if self._add(folder)]
+        self._require_some(self.ledger.kept)
+        return self._put(out, holding)
+
+    def _sift(self, part_characters: int) -> None:
+        """Sift every part; note in the work folder how many there are, and how many records were passed over."""
+        with log.progress("bytes") as bar:
+            task = bar.add_task("sifting", total=self.corpus.bytes_total, note="")
+            parts = self._parts(part_characters, lambda done, note: bar.update(task, completed=done, note=note))
+            with closing(self.engine.map(Sift(self.work), parts)) as results:
+                sifted = sum(1 for _ in results)
+            bar.update(task, completed=self.corpus.bytes_total)
+        storage.write_json(self.work.read, {"parts": self.resumed + sifted, "skipped": self.corpus.skipped})
+
+    def _parts(self, characters: int, show: Callable[[int, str], None]) -> Iterator[Part]:
+        """Read the corpus; yield the parts that are not sifted yet."""
+        for part in cut(self.corpus, characters):
+            show(self.corpus.bytes_read, f"part {part.number + 1:,}")
+            if self.work.part("sifted", part.number).is_dir():
+                self.resumed += 1
+            else:
+                yield part
+
+    def _write(self, files: int) -> None:
+        """Write every file that is not written yet."""
+        left = [number for number in range(files) if not self.work.part("written", number).is_dir()]
+        self.resumed += files - len(left)
+        with closing(self.engine.map(Write(self.work), left)) as results:
+            for _ in log.track(results, "writing", len(left), "files"):
+                pass
+
+    def _add(self, folder: Path) -> int:
+        """Add what became of a part's documents; return how many stay."""
+        ledger = Ledger.read(folder / LEDGER)
+        self.ledger.merge(ledger)
+        return ledger.kept
+
+    def _require_some(self, documents: int) -> None:
+        if not documents:
+            shutil.rmtree(self.work.folder)
+            reason, count = next(iter(self.ledger.counts()["dropped"].items()))
+            raise DataError(
+                f"{', '.join(self.corpus.specs)}: of {self.ledger.documents:,} documents none is left; `{reason}` took "
+                f"most, {count:,}. Choose another --recipe, or loosen its thresholds (danlu clean --help)"
+            )
+
+    def _put(self, out: Path, written: Sequence[Path]) -> dict[str, Any]:
+        """Put the output folder in place: the files written, the report, the manifest."""
+        manifest = {
+            "sources": list(self.corpus.specs),
+            "revisions": self.corpus.revisions,
+            "run": self.work.identity,
+            **self.ledger.counts(),
+            "skipped": self.skipped,
+        }
+        suffix = self.work.settings.format
+        with storage.new_folder(out, manifest) as folder:
+            for number, part in enumerate(written):
+                _link(part / f"part.{suffix}", folder / f"part-{number:05d}.{suffix}")
+            if self.ledger.survey is not None:
+                write_report(self.ledger.survey.as_dict(), folder / REPORT)
+        return {**manifest, "resumed": self.resumed, "already_cleaned": False}
+
+    def leave(self) -> None:
+        """Say what an interrupted run leaves; leave nothing where nothing is finished."""
+        if any(self.work.folder.glob("*/[0-9]*")):
+            log.say(f"what is finished lies in {self.work.folder}: the same command goes on there")
+        else:
+            shutil.rmtree(self.work.folder, ignore_errors=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name; where the filesystem has none, copy it."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,225 @@
+"""Cleaning end to end: what stays, in which bytes, whoever does the work and however it is interrupted."""
+
+import itertools
+import json
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soiled
+
+from danlu.data.cleaning.compare import file_starts
+from danlu.data.cleaning.engines import Local
+from danlu.data.cleaning.run import clean_corpus
+from danlu.data.cleaning.settings import CleanSettings
+from danlu.data.contamination import Contamination
+from danlu.data.repeats import Repeats
+from danlu.data.rules.recipes import recipe
+from danlu.data.sources import Corpus
+from danlu.errors import DataError, OutputError
+from danlu.types import Document, Drop
+
+PART = 3_000
+SETTINGS = CleanSettings(repeats=Repeats(more_than=5), file_characters=5_000, format="jsonl")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return soiled.records()
+
+
+@pytest.fixture
+def source(rows, tmp_path):
+    return soiled.write(tmp_path / "in.jsonl", rows)
+
+
+def clean(source: Path, out: Path, settings: CleanSettings = SETTINGS, workers: int = 1, **rest) -> dict:
+    given = {"part_characters": PART, "against": [soiled.EVALUATION], **rest}
+    return clean_corpus(Corpus([str(source)]), settings, out, Local(workers), **given)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def records_in(folder: Path) -> list[dict]:
+    parts = sorted(folder.glob("part-*.jsonl"))
+    return [json.loads(line) for path in parts for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def expected(rows: list[dict]) -> tuple[dict[str, str], Counter]:
+    """Clean in memory with sets and counters: text by id, and drops by reason."""
+    rules = [*recipe("web"), Contamination.of([soiled.EVALUATION])]
+    kept, dropped = dict[str, str](), Counter()
+    for row in rows:
+        answer = Document(row["text"], "", row["id"])
+        for rule in rules:
+            answer = rule(answer)
+            if isinstance(answer, Drop):
+                dropped[answer.reason] += 1
+                break
+        else:
+            kept[row["id"]] = answer.text
+    seen, grams = set(), list[set]()
+    for name, text in list(kept.items()):
+        bare = "".join(text.split())
+        mine = {bare[i : i + 5] for i in range(len(bare) - 4)}
+        copy = bare in seen
+        near = any(len(mine & other) / len(mine | other) >= 0.8 for other in grams)
+        if copy or near:
+            dropped["duplicate" if copy else "near_duplicate"] += 1
+            del kept[name]
+        else:
+            grams.append(mine)
+        seen.add(bare)
+    counts = Counter(p for text in kept.values() for p in set(passages(text)))
+    for name, text in kept.items():
+        for passage, count in counts.items():
+            if count > SETTINGS.repeats.more_than and passage in text:
+                text = re.sub(rf"\n?{re.escape(passage)}", "", text)
+        kept[name] = text
+    return kept, dropped
+
+
+def passages(text: str) -> list[str]:
+    return [s for line in text.split("\n") for s in {line, *re.findall("[^。！]+[。！]?", line)} if len(s) >= 20]
+
+
+def test_what_stays_is_what_sets_and_counters_in_memory_say(rows, source, tmp_path):
+    done = clean(source, tmp_path / "out")
+    kept, dropped = expected(rows)
+    found = records_in(tmp_path / "out")
+    assert {row["id"]: row["text"] for row in found} == kept
+    assert done["dropped"] == dict(dropped)
+    assert min(dropped[r] for r in ("duplicate", "near_duplicate", "too_short", "not_chinese", "contaminated")) >= 5
+    assert (done["documents"], done["kept"]) == (len(rows), len(kept))
+    assert done["characters"] == sum(map(len, kept.values()))
+    assert done["changed"]["cut_repeats"] == sum(soiled.FOOTER in row["text"] for row in rows if row["id"] in kept)
+    assert [row["id"] for row in found] == [row["id"] for row in rows if row["id"] in kept]
+
+
+def test_records_keep_their_other_fields_and_the_key_of_their_text(rows, tmp_path):
+    renamed = [{"content" if k == "text" else k: v for k, v in row.items()} for row in rows]
+    source = soiled.write(tmp_path / "in.jsonl", renamed)
+    settings = SETTINGS.model_copy(update={"text_key": "content"})
+    clean_corpus(Corpus([str(source)], "content"), settings, tmp_path / "out", Local(1))
+    before = {row["id"]: row for row in rows}
+    found = records_in(tmp_path / "out")
+    assert found
+    assert {key for row in found for key in row} == {"id", "content", "tags", "url", "masked"}
+    for row in found:
+        assert (row["tags"], row["url"]) == (before[row["id"]]["tags"], before[row["id"]]["url"])
+        assert row.get("masked") in (None, {"phone": 1})
+
+
+@pytest.mark.parametrize(("workers", "part_characters"), [(1, 1), (1, 700), (1, 10**9), (3, PART)])
+def test_workers_and_parts_change_no_byte(source, tmp_path, workers, part_characters):
+    settings = SETTINGS.model_copy(update={"format": "jsonl.zst"})
+    clean(source, tmp_path / "a", settings)
+    done = clean(source, tmp_path / "b", settings, workers, part_characters=part_characters)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert {"report.html", "manifest.json", "part-00003.jsonl.zst"} <= set(contents(tmp_path / "b"))
+    assert done["resumed"] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "in.jsonl"]
+
+
+def test_a_file_holds_at_most_so_many_characters_or_one_document(source, tmp_path):
+    clean(source, tmp_path / "out")
+    sizes = [
+        [len(json.loads(line)["text"]) for line in path.read_text(encoding="utf-8").splitlines()]
+        for path in sorted((tmp_path / "out").glob("part-*"))
+    ]
+    assert all(sum(file) <= SETTINGS.file_characters for file in sizes)
+    assert all(sum(file) + max(map(max, sizes)) > SETTINGS.file_characters - 500 for file in sizes[:-1])
+    rng = random.Random(3)
+    for _ in range(100):
+        characters, most = [rng.choice([0, 0, 3, 9, 40]) for _ in range(rng.randint(0, 30))], rng.randint(1, 30)
+        starts = file_starts(pa.array(characters, pa.int64()).to_numpy(), most).tolist()
+        assert (starts[0], starts[-1]) == (0, len(characters))
+        files = [characters[a:b] for a, b in itertools.pairwise(starts)]
+        assert all(sum(file) <= most or sum(map(bool, file)) == 1 for file in files)
+        assert all(sum(file) + next(filter(None, later), most) > most for file, later in itertools.pairwise(files))
+
+
+def test_the_same_command_again_finds_it_done_and_another_refuses(source, tmp_path):
+    first = clean(source, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    again = clean(source, tmp_path / "out")
+    assert (first.pop("already_cleaned"), again.pop("already_cleaned")) == (False, True)
+    assert {k: v for k, v in again.items() if k != "files"} == first
+    with pytest.raises(OutputError, match="exists already"):
+        clean(source, tmp_path / "out", SETTINGS.model_copy(update={"near": None}))
+    with source.open("a") as file:
+        file.write('{"text": "又来了一篇。"}\n')
+    with pytest.raises(OutputError, match="exists already"):
+        clean(source, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_corpus_all_dropped_names_the_rule_that_took_most(tmp_path):
+    rows = [{"text": "短"}] * 5 + [{"text": "This is nothing but English, all of it, from the start on."}] * 3
+    source = soiled.write(tmp_path / "in.jsonl", rows)
+    with pytest.raises(DataError, match=r"of 8 documents none is left; `too_short` took most, 5"):
+        clean(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_corpus_of_nothing_but_repeated_passages_is_all_dropped_too(tmp_path):
+    passages = [
+        "村口的老槐树下坐着三个下棋的老人，他们谁也没有抬头看我。",
+        "河水在月光下静静地流着，没有人知道它从哪里来。",
+    ]
+    heads = [f"第{number}天的{what}，" for number in range(2) for what in ("早晨", "中午", "夜里", "雨天")]
+    rows = [{"text": f"{head}\n{passages[0]}\n{passages[1]}{head * 2}{head}"} for head in heads]
+    source = soiled.write(tmp_path / "in.jsonl", rows)
+    settings = SETTINGS.model_copy(update={"near": None, "repeats": Repeats(more_than=3)})
+    with pytest.raises(DataError, match=r"none is left; `repeated_passages` took most"):
+        clean(source, tmp_path / "out", settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_lone_surrogates_and_strange_fields_survive(rows, tmp_path):
+    strange = {"note": "a\ud800b", "deep": [{"\udfff": None}], "number": 10**30, "u2028": "a\u2028b"}
+    many = [{**row, **strange, "text": row["text"] + "\ud83d。"} for row in rows]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
+    clean(tmp_path / "in.jsonl", tmp_path / "out", against=["这道题的\ud800答案是什么，请你想一想再来回答我吧。"])
+    found = records_in(tmp_path / "out")
+    assert found
+    assert all({key: row[key] for key in strange} == strange for row in found)
+    assert "�" not in "".join(row["text"] for row in found)
+    again = list(Corpus([str(tmp_path / "out")]))
+    assert [document.text for document in again] == [row["text"] for row in found]
+
+
+def test_parquet_in_and_out_keeps_columns_that_not_every_record_has(rows, tmp_path):
+    for number, row in enumerate(rows):
+        row = row | {"score": number / 7, "when": pa.scalar(number, pa.timestamp("s")).as_py(), "rare": None}
+        rows = [*rows[:number], row, *rows[number + 1 :]]
+    rows[-5]["rare"] = "seldom"
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    clean(tmp_path / "in.parquet", tmp_path / "out", SETTINGS.model_copy(update={"format": "parquet"}))
+    clean(tmp_path / "in.parquet", tmp_path / "lines")
+    parts = sorted((tmp_path / "out").glob("*.parquet"))
+    tables = [pq.read_table(part) for part in parts]
+    assert len(parts) > 3
+    assert {table.schema for table in tables} == {tables[0].schema}
+    found = [row for table in tables for row in table.to_pylist()]
+    lines = records_in(tmp_path / "lines")
+    assert [{k: v for k, v in row.items() if v is not None} for row in found] == [
+        {k: v for k, v in row.items() if v is not None} for row in lines
+    ]
+    assert found[0]["when"] == "1970-01-01T00:00:00"
+    assert [document.text for document in Corpus([str(tmp_path / "out")])] == [row["text"] for row in found]
+
+
+@pytest.mark.parametrize("values", [(1, "one"), ([1], {"a": 1}), ({}, {}), (2**70, 1)])
+def test_fields_that_make_no_column_are_one_line(rows, tmp_path, values):
+    made = [{**row, "field": values[number > 100]} for number, row in enumerate(rows)]
+    source = soiled.write(tmp_path / "in.jsonl", made)
+    with pytest.raises(DataError, match=r"values that make no column.*Write --format jsonl.zst"):
+        clean(source, tmp_path / "out", SETTINGS.model_copy(update={"format": "parquet"}))
+    assert not (tmp_path / "out").exists()
