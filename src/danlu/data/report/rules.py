@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+from danlu.data.characters import visible
 from danlu.data.difference import Difference, marked
 from danlu.data.profile import SHOWN_CHARACTERS
 from danlu.data.report.pictures import bars, recurring
@@ -138,4 +139,4 @@ def _sizes(bits: int) -> str:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    return visible(name.replace("_", " "))
