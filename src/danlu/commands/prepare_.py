@@ -70,7 +70,7 @@ def run(argv: list[str]) -> int:
         "lossless": manifest["lossless"],
         "tokens": {name: entry["tokens"] for name, entry in splits.items()},
         "characters": sum(entry["characters"] for entry in splits.values()),
-        "mix": [{**entry, "tokens": {name: entry[name]["tokens"] for name in splits}} for entry in mix],
+        "mix": [_outline(entry) for entry in mix],
         "seconds": manifest["seconds"],
         "already_prepared": already,
         "data": str(out),
@@ -166,7 +166,7 @@ def _settings(options: Options, tokenizer: Tokenizer, corpora: list[Corpus], mix
         "validation_share": options.validation_share,
         "min_chars": options.min_chars,
         "dedup": options.dedup,
-        **({"mix": mix.model_dump()["source"]} if mix else {}),
+        **({"mix": mix.model_dump(mode="json")["source"]} if mix else {}),
     }
 
 
@@ -197,6 +197,14 @@ def _text(result: dict[str, Any], out: Path) -> str:
         f"{result['characters']:,} characters, {tokens['train']:,} training tokens, "
         f"{tokens['validation']:,} validation tokens, {result['seconds']:.1f} s  ->  {out}"
     )
+
+
+def _outline(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a source's entry of the manifest with its splits' tokens and characters alone."""
+    splits = {name: entry[name] for name in ("train", "validation")}
+    about = {key: value for key, value in entry.items() if key not in splits}
+    tokens = {name: counts["tokens"] for name, counts in splits.items()}
+    return {**about, "tokens": tokens, "characters": sum(counts["characters"] for counts in splits.values())}
 
 
 def _mix_lines(mix: list[dict[str, Any]]) -> str:
