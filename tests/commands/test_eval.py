@@ -9,9 +9,13 @@ import torch
 from danlu.checkpoint import load_model, load_tokenizer, save_checkpoint
 from danlu.cli import main
 from danlu.config import Qwen3Config
+from danlu.data.mix import Mix
+from danlu.data.prepare import Portion, prepare_mix
+from danlu.data.shards import open_shards
 from danlu.evaluate.baselines import measure
 from danlu.evaluate.loss import ValidationSet, score_texts
 from danlu.model import build_model
+from danlu.types import Document
 
 CONFIG = Qwen3Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=16)
 
@@ -77,6 +81,24 @@ def test_a_shard_folder_means_its_validation_split(run, shards, shards_folder, t
     kept = {tokenizer.decode(d.tolist()) for d in shards.split("validation").documents()}
     expected = measure([t for t in texts if t not in kept], [t for t in texts if t in kept])
     assert result["baselines"] == expected  # the training text is the run's own shards'
+
+
+def test_of_a_mix_each_sources_quality_is_told_apart(run, tokenizer, texts, tmp_path, capsys):
+    mix = Mix.model_validate({"source": [{"path": "first"}, {"path": "second", "epochs": 2.0}]})
+    portions = [
+        Portion([Document(t, name, str(i)) for i, t in enumerate(part)], {"name": name})
+        for name, part in (("first", texts[:250]), ("second", texts[250:]))
+    ]
+    prepare_mix(portions, mix, tokenizer, tmp_path / "mixed", 0.2)
+    result = said(capsys, run, tmp_path / "mixed", "--no-baselines")
+    held_out = [tokenizer.decode(d.tolist()) for d in open_shards(tmp_path / "mixed").split("validation").documents()]
+    for name, part in (("first", texts[:250]), ("second", texts[250:])):
+        score = score_texts(load_model(run), tokenizer, [t for t in held_out if t in part], 64)
+        assert result["by_source"][name]["bits_per_char"] == pytest.approx(score.bits_per_char, rel=1e-5)
+        assert result["by_source"][name]["documents"] == score.documents > 0
+    assert result["documents"] == len(held_out)
+    whole = score_texts(load_model(run), tokenizer, held_out, 64)
+    assert result["bits_per_char"] == pytest.approx(whole.bits_per_char, rel=1e-5)
 
 
 def test_the_training_text_of_the_baselines_can_be_named(run, jsonl, tmp_path, texts, capsys):

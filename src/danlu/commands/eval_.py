@@ -6,6 +6,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,7 +57,7 @@ def run(argv: list[str]) -> int:
         what = "files, folders, globs, `demo`, `demo-chat`, sets on a hub or a shard folder, or --chat FILE…"
         raise DataError(f"danlu eval: no text is named. Give {what}")
     from danlu.evaluate.foreign import load_any
-    from danlu.evaluate.loss import checked_window
+    from danlu.evaluate.loss import checked_window, together
 
     candidate = load_any(path)
     window = checked_window(options.window, candidate.context, candidate.default_window)
@@ -64,7 +65,8 @@ def run(argv: list[str]) -> int:
     characters = sum(map(len, scored.read("reading")))
     if not characters:
         raise DataError(f"{', '.join(options.sources)}: holds no text to score")
-    score, computed = _score(candidate, scored, window, characters, options.precision)
+    scores, computed = _score(candidate, scored, window, characters, options.precision)
+    score = together(list(scores.values()))
     if not math.isfinite(score.nats):
         raise CheckpointError(f"{path}: its loss on this text is {score.nats}: the weights are not usable")
     result = {
@@ -78,6 +80,7 @@ def run(argv: list[str]) -> int:
         "bytes": score.bytes,
         "tokens": score.tokens,
         "window": score.window,
+        "by_source": {name: each.as_dict() for name, each in scores.items() if name and each.documents},
         **computed,
         **(_baselines(options, path, scored) if options.baselines else _NO_BASELINES),
     }
@@ -95,7 +98,8 @@ def _require_one_purpose(options: Options) -> None:
 
 def _score(
     candidate: Candidate, scored: Texts, window: int, characters: int, precision: str
-) -> tuple[Score, dict[str, str]]:
+) -> tuple[dict[str, Score], dict[str, str]]:
+    """Return the score of each source of a mix (without one, of all text, under ""), and how it was computed."""
     from danlu.evaluate.loss import score_texts
     from danlu.train import devices
 
@@ -105,9 +109,14 @@ def _score(
     with log.progress("characters") as bar:
         task = bar.add_task("scoring", total=characters, note="")
         texts = scored.read()
-        score = score_texts(model, candidate.tokenizer, texts, window, lambda n: bar.advance(task, round(n)))
+        scores = {
+            name: score_texts(
+                model, candidate.tokenizer, islice(texts, count), window, lambda n: bar.advance(task, round(n))
+            )
+            for name, count in scored.parts().items()
+        }
         bar.update(task, completed=characters)
-    return score, {"device": machine.device, "precision": machine.precision}
+    return scores, {"device": machine.device, "precision": machine.precision}
 
 
 @dataclass
@@ -130,6 +139,16 @@ class Texts:
                 corpus = self.options.corpus([source])
                 yield from (d.text for d in (corpus.track(progress) if progress else corpus))
                 self.skipped += corpus.skipped
+
+    def parts(self) -> dict[str, int | None]:
+        """Return the number of documents of each source of a mix, in order; without one, all under the name ""."""
+        from danlu.data.shards import open_shards
+
+        if len(self.sources) == 1 and (Path(self.sources[0]) / storage.MANIFEST).is_file():
+            entries = open_shards(Path(self.sources[0])).manifest.get("mix", [])
+            if entries:
+                return {entry["name"]: entry[self.split]["documents"] for entry in entries}
+        return {"": None}
 
     def _shards(self, folder: Path, progress: str | None) -> Iterator[str]:
         from danlu.data.shards import open_shards
@@ -183,5 +202,6 @@ def _text(result: dict[str, Any]) -> str:
             "",
             "bits per character (lower is better)",
             *(f"  {name:<{width}} {bits:8.4f}" for name, bits in sorted(rows.items(), key=lambda row: row[1])),
+            *(f"  model, on {name}: {score['bits_per_char']:.4f}" for name, score in result["by_source"].items()),
         ]
     )

@@ -1,7 +1,7 @@
 """A batch is a pure function of (plan, seed, step): no iterator, no stored permutation, the same for any ranks.
 
-An epoch is a set of blocks of `context` tokens; where they come from is a `Blocks`. A step takes whole blocks, in an
-order that a keyed permutation gives; a shorter window cuts a block into several rows.
+An epoch is a set of blocks of `context` tokens; where they come from, and in which order, is a `Blocks`. A step takes
+whole blocks, in an order that keyed permutations give; a shorter window cuts a block into several rows.
 
 Shapes: B rows, T tokens of a row, L tokens of a block.
 """
@@ -9,6 +9,7 @@ Shapes: B rows, T tokens of a row, L tokens of a block.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -50,8 +51,12 @@ class Blocks(Protocol):
         """Count the blocks of an epoch."""
         ...
 
+    def order(self, plan: BatchPlan, seed: int, places: np.ndarray) -> np.ndarray:
+        """Return the numbers of the blocks at the given places (from 0, ascending) of the order that a run reads."""
+        ...
+
     def block(self, plan: BatchPlan, number: int) -> Block:
-        """Return a block of the epoch, `plan.context` tokens long."""
+        """Return a block, `plan.context` tokens long."""
         ...
 
 
@@ -62,13 +67,9 @@ def batch(blocks: Blocks, plan: BatchPlan, seed: int, step: int, rows: slice | N
     epochs.
     """
     stretch = plan.stretch_at(step)
-    per_epoch = blocks.blocks_per_epoch(plan)
     first = plan.tokens_before(step) // plan.context
-    wanted = np.arange(first, first + stretch.batch_tokens // plan.context)
-    parts: list[Block] = []
-    for epoch in np.unique(wanted // per_epoch):
-        inside = wanted[wanted // per_epoch == epoch] % per_epoch
-        parts += [blocks.block(plan, int(b)) for b in permute(inside, per_epoch, seed, int(epoch))]
+    places = np.arange(first, first + stretch.batch_tokens // plan.context)
+    parts = [blocks.block(plan, int(number)) for number in blocks.order(plan, seed, places)]
     ids_BT, labels_BT, segments_BT, reference_BT = (
         None if arrays[0] is None else torch.from_numpy(np.stack(arrays).reshape(-1, stretch.window))
         for arrays in zip(*parts, strict=True)
@@ -82,6 +83,31 @@ def batch(blocks: Blocks, plan: BatchPlan, seed: int, step: int, rows: slice | N
         None if segments_BT is None else segments_BT[chosen],
         {} if reference_BT is None else {REFERENCE: reference_BT[chosen]},
     )
+
+
+def shuffled(places: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Return which of n blocks stand at places of an endless order: all of them, epoch after epoch, shuffled anew."""
+    numbers, epochs = np.empty_like(places), places // n
+    for epoch in np.unique(epochs):
+        inside = epochs == epoch
+        numbers[inside] = permute(places[inside] % n, n, seed, int(epoch))
+    return numbers
+
+
+def interleave(places: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return which source stands at each place of an endless order, and for which time, counted from 0.
+
+    Every sum(sizes) places hold source i sizes[i] times, spread as evenly as whole places can: the first source takes
+    places by the line of its share (Bresenham 1965), the second by its share of what is left, and so on.
+    """
+    epochs, rest = np.divmod(places, sum(sizes))
+    source, turn, left = np.full_like(places, -1), np.zeros_like(places), sum(sizes)
+    for i, size in enumerate(sizes):
+        before = rest * size // left
+        mine = (source < 0) & ((rest + 1) * size // left > before)
+        source[mine], turn[mine] = i, epochs[mine] * size + before[mine]
+        rest, left = rest - before, left - size
+    return source, turn
 
 
 def permute(index: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:

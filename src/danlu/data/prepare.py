@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from danlu import log, storage
 from danlu.data.dedup import normalised_hash
+from danlu.data.mix import Mix
 from danlu.data.passages import Passages
 from danlu.data.shards import FORMAT, SPLITS, SplitWriter, address_of
 from danlu.errors import DataError
@@ -20,6 +21,14 @@ from danlu.types import Document
 
 _BATCH_CHARACTERS = 1 << 20
 _CHECKED_DOCUMENTS = 200
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one source gives: its documents, and its entry of the manifest, filled in while they stream."""
+
+    documents: Iterable[Document]
+    entry: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def prepare(
@@ -36,21 +45,43 @@ def prepare(
     the documents that were, its `lossless` says whether the tokenizer gives every text back. Raises DataError where a
     split stays empty.
     """
+    return prepare_mix([Portion(documents)], None, tokenizer, out, validation_share, about)
+
+
+def prepare_mix(
+    portions: Sequence[Portion],
+    mix: Mix | None,
+    tokenizer: Tokenizer,
+    out: Path,
+    validation_share: float = 0.05,
+    about: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the sources of a mix one after another, each once, as `prepare` does; without a mix there is one portion.
+
+    The manifest's `mix` holds every portion's entry: `train` and `validation` (tokens, documents, characters),
+    `epochs`, and `share` of the training tokens; `epoch_tokens` is what an epoch of the mix reads.
+    Raises DataError, too, for a source that leaves nothing to train on.
+    """
     started = time.monotonic()
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 65_536 else "<u4")
     manifest: dict[str, Any] = {} if about is None else about
     with storage.new_folder(out, manifest) as scratch:
         writers = {split: SplitWriter(scratch, split, dtype, tokenizer.document_id) for split in SPLITS}
-        passages = Passages(documents)
-        batches = _batches(passages)
-        first = next(batches, [])
-        lossless = _check_lossless(tokenizer, first[:_CHECKED_DOCUMENTS])
-        for batch in chain([first], batches):
-            _write(batch, tokenizer, writers, validation_share)
+        cut, lossless = 0, None
+        for portion in portions:
+            before = {split: writer.counts() for split, writer in writers.items()}
+            passages = Passages(portion.documents)
+            for batch in _batches(passages):
+                if lossless is None:
+                    lossless = _check_lossless(tokenizer, batch[:_CHECKED_DOCUMENTS])
+                _write(batch, tokenizer, writers, validation_share)
+            cut += passages.cut
+            portion.entry.update({split: writer.counts_since(before[split]) for split, writer in writers.items()})
         for writer in writers.values():
             writer.close()
         splits = {name: writer.summary() for name, writer in writers.items()}
         _require_both(splits, validation_share)
+        entries = [] if mix is None else _planned([portion.entry for portion in portions], mix)
         tokenizer.write_files(scratch / "tokenizer")
         manifest |= {
             "format": FORMAT,
@@ -59,13 +90,29 @@ def prepare(
             "eos_id": tokenizer.document_id,
             "dtype": dtype.name,
             "validation_share": validation_share,
-            "cut": passages.cut,
+            "cut": cut,
             "lossless": lossless,
             "splits": splits,
-            "address": address_of(tokenizer.fingerprint, splits),
+            "address": address_of(tokenizer.fingerprint, splits, entries),
             "seconds": round(time.monotonic() - started, 3),
         }
+        if entries:
+            read = round(sum(entry["epochs"] * entry["train"]["tokens"] for entry in entries))
+            manifest |= {"mix": entries, "epoch_tokens": read}
     return manifest
+
+
+def _planned(entries: list[dict[str, Any]], mix: Mix) -> list[dict[str, Any]]:
+    """Add to every source's entry its passes in an epoch of the mix, and its share of what is read."""
+    tokens = [entry["train"]["tokens"] for entry in entries]
+    for row, size in zip(mix.source, tokens, strict=True):
+        if not size:
+            raise DataError(f"source {row.name!r}: leaves no document to train on. Leave it out, or give more text")
+    epochs = mix.epochs(tokens)
+    total = sum(each * size for each, size in zip(epochs, tokens, strict=True))
+    for entry, each, size in zip(entries, epochs, tokens, strict=True):
+        entry |= {"epochs": each, "share": each * size / total}
+    return entries
 
 
 def _write(

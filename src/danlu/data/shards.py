@@ -7,6 +7,7 @@ eos; `tokenizer/`: the tokenizer they were made with; `manifest.json`, written l
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,7 @@ import numpy as np
 
 from danlu import storage
 from danlu.data.batches import Block
+from danlu.data.mix import Parts
 from danlu.errors import DataError
 from danlu.tokenizer import TOKENIZER_JSON
 from danlu.types import IGNORED, BatchPlan
@@ -65,14 +67,19 @@ class SplitWriter:
             self._file.close()
             self._file = None
 
+    def counts(self) -> dict[str, int]:
+        """Return what was written so far."""
+        return {name: getattr(self, name) for name in ("tokens", "documents", "characters", "bytes")}
+
+    def counts_since(self, before: dict[str, int]) -> dict[str, int]:
+        """Return what was written since `before`."""
+        return {name: count - before[name] for name, count in self.counts().items()}
+
     def summary(self) -> dict[str, Any]:
         """Return this split's entry of the manifest."""
         return {
             "files": [f"{self._split}-{i:05d}.bin" for i in range(len(self._hashes))],
-            "tokens": self.tokens,
-            "documents": self.documents,
-            "characters": self.characters,
-            "bytes": self.bytes,
+            **self.counts(),
             "sha256s": [h.hexdigest() for h in self._hashes],
         }
 
@@ -180,17 +187,29 @@ class Shards(Prepared):
         """Return a split's tokens."""
         return self._streams[name]
 
-    def blocks_per_epoch(self, plan: BatchPlan) -> int:
-        """Count the training text's blocks: windows of `context` tokens, or documents where rows are padded."""
+    @cached_property
+    def parts(self) -> Parts:
+        """Return what each source of a mix has of the training split; without a mix, one part."""
         train = self.split("train")
-        return train.documents_count if plan.packing == "padded" else -(-len(train) // plan.context)
+        return Parts.of(self.manifest.get("mix", ()), len(train), train.documents_count)
+
+    def blocks_per_epoch(self, plan: BatchPlan) -> int:
+        """Count the training text's blocks: windows of `context` tokens, or documents where rows are padded.
+
+        Of a mix, those that an epoch of it reads.
+        """
+        return self.parts.per_epoch(plan)
+
+    def order(self, plan: BatchPlan, seed: int, places: np.ndarray) -> np.ndarray:
+        """Return the numbers of the blocks at the given places of the order that a run reads."""
+        return self.parts.order(plan, seed, places)
 
     def block(self, plan: BatchPlan, number: int) -> Block:
         """Return one of them; with `document_mask`, a document's segment begins at the eos before it.
 
-        The stream t[0], t[1], … is cut into blocks of L = `context` tokens. Block b scores t[bL] … t[bL+L-1], each
-        predicted from the token before it (eos before the first), so every token is scored exactly once an epoch. A
-        padded row is one document and its eos, cut to `context`, as the article does.
+        The stream t[0], t[1], … of each source is cut into blocks of L = `context` tokens. Block b scores t[bL] …
+        t[bL+L-1], each predicted from the token before it (eos before the first), so every token is scored exactly
+        once a pass. A padded row is one document and its eos, cut to `context`, as the article does.
         """
         train = self.split("train")
         if plan.packing == "padded":
@@ -198,7 +217,8 @@ class Shards(Prepared):
             stop = min(int(train.ends[number]) + 1, start + plan.context)
             before = np.array([self.eos_id])
         else:
-            start, stop = number * plan.context, min((number + 1) * plan.context, len(train))
+            tokens = self.parts.find(plan, number)
+            start, stop = tokens.start, tokens.stop
             before = train.read(start - 1, start) if start else np.array([self.eos_id])
         labels, missing = train.read(start, stop), plan.context - (stop - start)
         ids_L = np.concatenate([before, labels[:-1], np.full(missing, self.eos_id)])
@@ -212,9 +232,10 @@ class Shards(Prepared):
         return TokenStream(parts, self.eos_id, entry["documents"], entry["characters"], entry["bytes"])
 
 
-def address_of(fingerprint: str, splits: dict[str, Any]) -> str:
-    """Hash the tokenizer's fingerprint and every file's sha256."""
+def address_of(fingerprint: str, splits: dict[str, Any], mix: Sequence[dict[str, Any]] = ()) -> str:
+    """Hash the tokenizer's fingerprint, every file's sha256, and of a mix how much of each source is read."""
     parts = [fingerprint, *(digest for name in SPLITS for digest in splits[name]["sha256s"])]
+    parts += [json.dumps([entry["epochs"], entry["train"]], sort_keys=True) for entry in mix]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

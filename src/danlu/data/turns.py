@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from danlu import storage
-from danlu.data.batches import Block
+from danlu.data.batches import Block, shuffled
 from danlu.data.shards import SPLITS, Prepared, Shards
 from danlu.errors import DataError
 from danlu.tokenizer import TOKENIZER_JSON
@@ -73,6 +73,10 @@ class Turns(Prepared):
     def blocks_per_epoch(self, plan: BatchPlan) -> int:
         """Count the rows of the training split."""
         return len(self.split("train").row_ends)
+
+    def order(self, plan: BatchPlan, seed: int, places: np.ndarray) -> np.ndarray:
+        """Return the numbers of the rows at the given places of the order that a run reads."""
+        return shuffled(places, self.blocks_per_epoch(plan), seed)
 
     def block(self, plan: BatchPlan, number: int) -> Block:
         """Return a row of the training split; what is left of it is filled with eos, not scored."""
@@ -147,6 +151,10 @@ class WithReplay:
         rows = self.turns.blocks_per_epoch(plan)
         return rows + round(rows * self.share / (1 - self.share))
 
+    def order(self, plan: BatchPlan, seed: int, places: np.ndarray) -> np.ndarray:
+        """Return the numbers of the blocks at the given places of the order that a run reads."""
+        return shuffled(places, self.blocks_per_epoch(plan), seed)
+
     def block(self, plan: BatchPlan, number: int) -> Block:
         """Return a row of conversations, or beyond these a block of text, taken evenly from all of it.
 
@@ -155,5 +163,5 @@ class WithReplay:
         rows = self.turns.blocks_per_epoch(plan)
         if number < rows:
             return self.turns.block(plan, number)
-        wanted, there = self.blocks_per_epoch(plan) - rows, self.text.blocks_per_epoch(plan)
-        return self.text.block(replace(plan, document_mask=True), (number - rows) * there // wanted % there)
+        chosen = self.text.parts.evenly(plan, number - rows, self.blocks_per_epoch(plan) - rows)
+        return self.text.block(replace(plan, document_mask=True), chosen)

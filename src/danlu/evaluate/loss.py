@@ -82,6 +82,18 @@ class Score:
         }
 
 
+def together(scores: Sequence[Score]) -> Score:
+    """Add scores up, of texts that were scored in windows of one length."""
+    return Score(
+        sum(score.nats for score in scores),
+        sum(score.tokens for score in scores),
+        sum(score.characters for score in scores),
+        sum(score.bytes for score in scores),
+        scores[0].window,
+        sum(score.documents for score in scores),
+    )
+
+
 def score_documents(
     model: nn.Module,
     documents: Iterable[Sequence[int] | np.ndarray],

@@ -23,7 +23,7 @@ from danlu.evaluate.chat import ANSWER_ROWS, ANSWERS
 from danlu.pages.html import cards, facts, fill, script_json, short, table
 
 _COUNTS = ("documents", "conversations", "tokens", "scored_tokens", "rows", "characters", "bytes")
-_SHOWN_APART = ("files", "splits", "dropped")
+_SHOWN_APART = ("files", "splits", "dropped", "mix")
 
 
 def write_report(run: Path) -> Path:
@@ -92,8 +92,9 @@ def _cards(run: Path, rows: Sequence[Row]) -> str:
     tokens, seconds = _last(train, "tokens"), _last(train, "seconds")
     steps, parameters = _last(train, "step"), _parameters(run)
     speeds = [speed for row in train if (speed := finite(row, "tokens_per_second")) is not None]
-    epoch = _json(run / "data.json").get("splits", {}).get("train", {}).get("tokens")
-    is_text = "conversations" not in _json(run / "data.json")  # beside conversations text may be read
+    data = _json(run / "data.json")
+    epoch = data.get("epoch_tokens", data.get("splits", {}).get("train", {}).get("tokens"))
+    is_text = "conversations" not in data  # beside conversations text may be read
     epochs = f" · {tokens / epoch:.2f} epochs" if tokens is not None and epoch and is_text else ""
     figures = [
         (short(parameters), "parameters", parameters is not None),
@@ -179,8 +180,17 @@ def _data(run: Path) -> str:
     )
     reasons = [[reason, f"{count:,}"] for reason, count in manifest.get("dropped", {}).items()]
     dropped = table(["dropped because", "how many"], reasons) if reasons else ""
-    shown = facts({key: value for key, value in manifest.items() if key not in _SHOWN_APART})
-    return f"<details open><summary>Data: its manifest</summary>{splits}{dropped}{shown}</details>"
+    known = facts({key: value for key, value in manifest.items() if key not in _SHOWN_APART})
+    shown = f"{splits}{_mix(manifest.get('mix', []))}{dropped}{known}"
+    return f"<details open><summary>Data: its manifest</summary>{shown}</details>"
+
+
+def _mix(entries: Sequence[Row]) -> str:
+    if not entries:
+        return ""
+    shown = ("name", "{}"), ("kept", "{:,}"), ("epochs", "{:.4g}"), ("share", "{:.1%}")
+    rows = ([form.format(entry[key]) for key, form in shown] for entry in entries)
+    return table(["source of the mix", "documents", "passes an epoch", "share of the tokens"], rows)
 
 
 def _ratio(entry: Row) -> float:
