@@ -11,6 +11,7 @@ import numpy as np
 _AROUND = 60
 _MOST = 1_000
 _ANCHOR = 24
+_CHANCE = 3
 
 Mark = Literal["same", "gone", "new"]
 
@@ -75,14 +76,14 @@ def marked(found: Difference) -> Iterator[tuple[Mark, str]]:
 
 
 def _stretches(before: str, after: str) -> Iterator[tuple[Mark, str]]:
-    """Yield stretches in order; a common one shorter than the changes on both its sides is taken for chance."""
+    """Yield stretches in order; a common one of one or two characters between longer changes is chance."""
     gone = new = ""
     i = k = 0
     runs = [*_common_runs(before, after), (len(before), len(after), 0)]
     for (start, start_after, length), (following, following_after, _) in zip(runs, [*runs[1:], runs[-1]], strict=True):
         gone, new = gone + before[i:start], new + after[k:start_after]
         i, k = start + length, start_after + length
-        if length < min(max(len(gone), len(new)), max(following - i, following_after - k)):
+        if length < min(_CHANCE, max(len(gone), len(new)), max(following - i, following_after - k)):
             gone, new = gone + before[start:i], new + after[start_after:k]
             continue
         if gone:
