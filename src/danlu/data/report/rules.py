@@ -83,7 +83,7 @@ def repeats(survey: Survey) -> str:
     if not counts["lines"]:
         return ""
     note = f"{counts['lines']:,} lines of {counts['documents']:,} documents, {counts['characters']:,} characters"
-    lines = recurring("Repeated lines", [line for _, line in survey.lines.entries()], counts["lines"])
+    lines = recurring("The most frequent", [line for _, line in survey.lines.entries()], counts["lines"])
     return f'<p class="note">{note}</p>{lines}'
 
 
