@@ -85,8 +85,12 @@ def _stretches(before: str, after: str) -> Iterator[tuple[Mark, str]]:
         if length < min(max(len(gone), len(new)), max(following - i, following_after - k)):
             gone, new = gone + before[start:i], new + after[start_after:k]
             continue
-        marks: tuple[tuple[Mark, str], ...] = (("gone", gone), ("new", new), ("same", before[start:i]))
-        yield from ((mark, text) for mark, text in marks if text)
+        if gone:
+            yield ("gone", gone)
+        if new:
+            yield ("new", new)
+        if length:
+            yield ("same", before[start:i])
         gone = new = ""
 
 

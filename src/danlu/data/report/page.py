@@ -11,7 +11,7 @@ from danlu import storage
 from danlu.data.characters import Kind, visible
 from danlu.data.profile import OPENINGS, Profile
 from danlu.data.report.pictures import bars, kinds, languages, lengths, openings, sources
-from danlu.data.report.rules import changes, clusters, contamination, drops, repeats, text_of
+from danlu.data.report.rules import changes, clusters, contamination, drops, repeats, text_of, words
 from danlu.data.stats import percentiles
 from danlu.data.survey import Survey
 from danlu.errors import OutputError
@@ -77,9 +77,7 @@ def _hero(survey: Survey) -> str:
     figure = f'<strong>{share:.1%}</strong><span>of the characters stayed</span><p class="note">{counts}</p>'
     most = sorted(survey.drops.items(), key=lambda item: (-item[1].documents, item[0]))[:_TOOK_MOST]
     total = max(1, came.documents)
-    rows = [
-        (reason.replace("_", " "), [tally.documents / total], f"{tally.documents:,}") for (_, reason), tally in most
-    ]
+    rows = [(words(reason), [tally.documents / total], f"{tally.documents:,}") for (_, reason), tally in most]
     heading = '<p class="note">documents dropped, by reason</p>' if rows else '<p class="note">nothing was dropped</p>'
     return f'<div class="figure">{figure}</div><div class="bars">{heading}{bars(rows)}</div>'
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+from danlu.data.characters import visible
 from danlu.data.difference import Difference, marked
 from danlu.data.profile import SHOWN_CHARACTERS
 from danlu.data.report.pictures import bars, recurring
@@ -23,8 +24,8 @@ def drops(survey: Survey) -> str:
     shown = sorted(survey.drops.items(), key=lambda item: (-item[1].documents, item[0]))
     return "".join(
         _details(
-            _words(reason),
-            _words(rule) if rule != reason else "",
+            words(reason),
+            words(rule) if rule != reason else "",
             tally.documents / total,
             f"{tally.documents:,} documents · {tally.taken:,} characters",
             "".join(text_of(*entry[1:]) for entry in tally.examples.entries()),
@@ -39,7 +40,7 @@ def changes(survey: Survey) -> str:
     shown = sorted(survey.changes.items(), key=lambda item: (-item[1].documents, item[0]))
     return "".join(
         _details(
-            _words(rule),
+            words(rule),
             "",
             tally.documents / total,
             f"{tally.documents:,} documents · {_lengths(tally)}",
@@ -137,5 +138,6 @@ def _sizes(bits: int) -> str:
     return f"{least:,} documents" if least == most else f"{least:,} to {most:,}"
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def words(name: str) -> str:
+    """Write a rule's or a reason's name as words."""
+    return visible(name.replace("_", " "))
