@@ -11,7 +11,7 @@ import pytest
 from danlu import cli
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "data_in"))
-import soiled  # noqa: E402
+import soiled
 
 KEYS = [
     "documents",
