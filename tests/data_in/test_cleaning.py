@@ -119,7 +119,10 @@ def test_records_keep_their_other_fields_and_the_key_of_their_text(rows, tmp_pat
         assert row.get("masked") in (None, {"phone": 1})
 
 
-@pytest.mark.parametrize(("workers", "part_characters"), [(1, 1), (1, 700), (1, 10**9), (3, PART)])
+@pytest.mark.parametrize(
+    ("workers", "part_characters"),
+    [(1, 700), (1, 10**9), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 1), (3, PART)))],
+)
 def test_workers_and_parts_change_no_byte(source, tmp_path, workers, part_characters):
     settings = SETTINGS.model_copy(update={"format": "jsonl.zst"})
     clean(source, tmp_path / "a", settings)
@@ -246,7 +249,7 @@ def bad(kind: str, rows: list[dict]) -> bytes:
     ("kind", "said"),
     [
         ("cut", "line 200: is no JSON"),
-        ("cut in a character", "line 200: ends in the middle of a character, so the file is cut short"),
+        ("cut in a character", "line 200: is no UTF-8: it ends in the middle of a character, so the file is cut short"),
         ("gb18030", "line 201: is no UTF-8. Convert it, e.g. with iconv -f GB18030 -t UTF-8"),
         ("no text", "line 201: has no 'text' \\(it has: id, content\\). Name one with --text-key"),
         ("no string", "line 201: its 'text' is no string \\(int\\)"),

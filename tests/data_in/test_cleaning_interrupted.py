@@ -159,6 +159,7 @@ def test_twenty_kills_at_random_moments_change_no_byte(many, tmp_path):
     assert done["out"] == str(out)
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_was_killed(many, tmp_path):
     source, whole = many
     out = tmp_path / "out"
@@ -177,6 +178,7 @@ def test_workers_end_with_the_process_that_was_killed(many, tmp_path):
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_what_is_finished_and_says_so(many, tmp_path):
     source, whole = many
     out = tmp_path / "out"
@@ -194,6 +196,7 @@ def test_ctrl_c_leaves_what_is_finished_and_says_so(many, tmp_path):
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(many, tmp_path):
     source, whole = many
     out = tmp_path / "out"

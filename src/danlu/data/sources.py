@@ -282,7 +282,7 @@ def _no_key(key: str, found: list[str]) -> str:
 
 def _not_utf8(error: UnicodeDecodeError, line: bytes) -> str:
     if error.reason == "unexpected end of data" and not line.endswith(b"\n"):
-        return "ends in the middle of a character, so the file is cut short"
+        return "is no UTF-8: it ends in the middle of a character, so the file is cut short"
     return "is no UTF-8. Convert it, e.g. with iconv -f GB18030 -t UTF-8"
 
 
