@@ -86,7 +86,7 @@ def test_the_page_shows_what_was_cleaned(tmp_path):
         "源0.jsonl",
         "记录",
         "基于以上这段文本，请回答第",
-        "1 clusters of 7 documents",
+        "1 clusters, 7 documents in all",
         "近重复的文字",
         "版权所有，未经授权不得转载。",
         "珠穆朗玛峰有多高？",
@@ -126,7 +126,7 @@ def test_hostile_texts_stay_texts(tmp_path):
     assert page.text.count("alert(1)") > 10
     assert page.text.count("__CARDS__") > 10  # a text is not taken for a place of the template
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u202e\ud800-\udfff]", page.text)
-    assert "␀␛[31m\ufffd" in page.text
+    assert "‹0000›‹001B›[31m\ufffd" in page.text
 
 
 @pytest.mark.parametrize("make", [cleaned, read_only, hostile])

@@ -2,10 +2,11 @@
 
 import random
 import time
+from functools import cache
 
 import pytest
 
-from danlu.data.difference import difference, marked
+from danlu.data.difference import _common_runs, difference, marked
 
 LETTERS = "的一是了我不人在他有，。\n 炼丹炉"
 
@@ -41,6 +42,31 @@ def test_what_is_marked_is_what_changed():
         ("new", "〈电话〉"),
         ("same", "，请来。"),
     ]
+
+
+def test_what_is_the_same_is_found_as_early_as_it_can_be():
+    found = list(marked(difference("他，身份证号5101，手机160，在。", "他，身份证号〈身份证号〉，手机〈电话〉，在。")))
+    assert ("gone", "5101") in found
+    assert ("new", "〈身份证号〉") in found
+    assert ("same", "，手机") in found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_common_runs_are_as_long_as_can_be(seed):
+    rng = random.Random(seed)
+    one, other = ("".join(rng.choices("甲乙丙", k=rng.randint(0, 12))) for _ in range(2))
+
+    @cache
+    def longest(i: int, k: int) -> int:
+        if not i or not k:
+            return 0
+        if one[i - 1] == other[k - 1]:
+            return longest(i - 1, k - 1) + 1
+        return max(longest(i - 1, k), longest(i, k - 1))
+
+    runs = _common_runs(one, other)
+    assert sum(length for _, _, length in runs) == longest(len(one), len(other))
+    assert all(one[i : i + length] == other[k : k + length] for i, k, length in runs)
 
 
 def test_two_changes_have_what_is_between_them():

@@ -134,9 +134,18 @@ def garbled() -> str:
     return "".join(pair.decode("gbk", "ignore") for pair in pairs)
 
 
-_INVISIBLE = (*range(0x7F, 0xA0), 0x200B, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
-_SIGNS = {code: chr(0x2400 + code) for code in (*range(9), *range(11, 32))}
-_SIGNS |= {code: f"‹{code:04X}›" for code in _INVISIBLE}
+_INVISIBLE = (
+    *range(9),
+    *range(11, 32),
+    *range(0x7F, 0xA0),
+    0x200B,
+    0x200E,
+    0x200F,
+    *range(0x2028, 0x202F),
+    *range(0x2060, 0x2070),
+    0xFEFF,
+)
+_SIGNS = {code: f"‹{code:04X}›" for code in _INVISIBLE}
 _SIGNS |= dict.fromkeys((*range(0xD800, 0xE000), 0xFFFE, 0xFFFF), "\ufffd")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from danlu import storage
 from danlu.data.characters import Kind, visible
 from danlu.data.profile import OPENINGS, Profile
-from danlu.data.report.pictures import bars, kinds, languages, lengths, openings, sources
+from danlu.data.report.pictures import bars, by_language, kinds, languages, lengths, openings, sources
 from danlu.data.report.rules import changes, clusters, contamination, drops, repeats, text_of, words
 from danlu.data.stats import percentiles
 from danlu.data.survey import Survey
@@ -68,7 +68,8 @@ def _hero(survey: Survey) -> str:
     came, stayed = survey.came, survey.stayed
     if not (survey.drops or stayed.documents):
         figure = f"<strong>{short(came.characters)}</strong><span>characters in {came.documents:,} documents</span>"
-        return f'<div class="figure">{figure}</div><div class="bars">{languages(survey, framed=False)}</div>'
+        drawn = f'<p class="note">documents by language</p>{bars(by_language(survey))}'
+        return f'<div class="figure">{figure}</div><div class="bars">{drawn}</div>'
     share = stayed.characters / max(1, came.characters)
     counts = (
         f"{stayed.characters:,} of {came.characters:,} characters<br>"

@@ -68,36 +68,41 @@ def kinds(survey: Survey) -> str:
     return _figure(survey, "Kinds of characters", "share of all", rows)
 
 
-def languages(survey: Survey, framed: bool = True) -> str:
-    """Draw the shares of documents by language."""
+def languages(survey: Survey) -> str:
+    """Draw documents by language; of a corpus that was not cleaned the head of the page does."""
+    both = survey.stayed.documents or survey.drops
+    return _figure(survey, "Languages", "share of the documents", by_language(survey)) if both else ""
+
+
+def by_language(survey: Survey) -> list[Bar]:
+    """Return the shares of documents by language."""
     shares = [profile.languages[:, 0] / max(1, profile.documents) for profile in _profiles(survey)]
-    rows = _shares([(name, [share[at] for share in shares]) for at, name in enumerate(LANGUAGES)])
-    return _figure(survey, "Languages", "share of the documents", rows) if framed else bars(rows)
+    return _shares([(name, [share[at] for share in shares]) for at, name in enumerate(LANGUAGES)])
 
 
 def openings(survey: Survey) -> str:
     """Show the most common first characters."""
-    return "".join(
-        (f"<h3>{name}</h3>" if survey.stayed.documents else "")
-        + recurring([text for _, text in profile.openings.entries()], profile.documents)
-        for name, profile in (("as they stayed", survey.stayed), ("as they came", survey.came))
+    named = [("Documents as they stayed", survey.stayed), ("Documents as they came", survey.came)]
+    figures = "".join(
+        recurring(name, [text for _, text in profile.openings.entries()], profile.documents)
+        for name, profile in named
         if profile.documents
     )
+    return f'<div class="charts">{figures}</div>'
 
 
-def recurring(texts: Sequence[str], total: int) -> str:
+def recurring(title: str, texts: Sequence[str], total: int) -> str:
     """Show the most frequent of texts that stand for `total` of them."""
     counted = sorted(Counter(texts).items(), key=lambda item: (-item[1], item[0]))
     common = [(text, count) for text, count in counted[:_COMMON] if count > 1]
-    if not common:
-        return '<p class="note">None occurs twice.</p>'
     sampled = len(texts) < total
     about = [f"{'≈ ' if sampled else ''}{round(count * total / len(texts)):,}" for _, count in common]
     rows = [(text.replace("\n", "↵"), [count / len(texts)]) for text, count in common]
     beside = [f"{number} · {shares[0]:.2%}" for number, (_, shares) in zip(about, rows, strict=True)]
     drawn = bars([(text, shares, said) for (text, shares), said in zip(rows, beside, strict=True)])
-    error = f'<p class="note">counted in {len(texts):,} of {total:,}, chosen by hash</p>' if sampled else ""
-    return f'<figure class="panel texts">{error}{drawn}</figure>'
+    drawn = drawn or '<p class="note">none occurs twice</p>'
+    counted_in = f"counted in {len(texts):,} of {total:,}, chosen by hash" if sampled else ""
+    return f'<figure class="panel texts"><figcaption>{title} <span>{counted_in}</span></figcaption>{drawn}</figure>'
 
 
 def sources(survey: Survey) -> str:

@@ -15,6 +15,7 @@ from danlu.data.survey import Survey, Tally
 from danlu.pages.html import table
 
 _MOST = 50
+_BEGINNING = 30
 _TAGS = {"same": "span", "gone": "del", "new": "ins"}
 
 
@@ -56,14 +57,20 @@ def clusters(survey: Survey) -> str:
     if not sizes:
         return ""
     documents = sum(size * count for size, count in sizes.items())
-    note = f"{sizes.total():,} clusters of {documents:,} documents; the first of each stays"
+    note = f"{sizes.total():,} clusters, {documents:,} documents in all; their sizes and how many there are of each:"
     bins: Counter[int] = Counter()
     for size, count in sizes.items():
         bins[(size - 1).bit_length()] += count
-    rows = [(_sizes(b), [bins[b] / sizes.total()], f"{bins[b]:,} clusters") for b in sorted(bins)]
+    rows = [(_sizes(b), [bins[b] / sizes.total()], f"{bins[b]:,}") for b in sorted(bins)]
     shown = sorted(survey.shown_clusters.items(), key=lambda item: (-item[1], item[0]))
     texts = "".join(
-        _details(f"{size:,} documents", "", size / max(1, survey.came.documents), "", _members(survey, cluster))
+        _details(
+            f"{size:,} documents",
+            _begins(survey, cluster),
+            size / max(1, survey.came.documents),
+            "",
+            _members(survey, cluster),
+        )
         for cluster, size in shown
         if cluster in survey.members
     )
@@ -76,7 +83,7 @@ def repeats(survey: Survey) -> str:
     if not counts["lines"]:
         return ""
     note = f"{counts['lines']:,} lines of {counts['documents']:,} documents, {counts['characters']:,} characters"
-    lines = recurring([line for _, line in survey.lines.entries()], counts["lines"])
+    lines = recurring("The most frequent", [line for _, line in survey.lines.entries()], counts["lines"])
     return f'<p class="note">{note}</p>{lines}'
 
 
@@ -133,9 +140,14 @@ def _members(survey: Survey, cluster: int) -> str:
     return "".join(text_of(*entry[1:]) for entry in survey.members[cluster].entries())
 
 
+def _begins(survey: Survey, cluster: int) -> str:
+    """Return how the texts of a cluster begin."""
+    return str(survey.members[cluster].entries()[0][4])[:_BEGINNING]
+
+
 def _sizes(bits: int) -> str:
     least, most = (1 << bits >> 1) + 1, 1 << bits
-    return f"{least:,} documents" if least == most else f"{least:,} to {most:,}"
+    return f"{least:,} documents" if least == most else f"{least:,} to {most:,} documents"
 
 
 def words(name: str) -> str:
