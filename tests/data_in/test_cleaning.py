@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import os
 import random
 import re
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import soiled
 
+from danlu.data.cleaning.against import evaluation_texts
 from danlu.data.cleaning.compare import file_starts
 from danlu.data.cleaning.engines import Local
 from danlu.data.cleaning.run import clean_corpus
@@ -20,7 +23,7 @@ from danlu.data.contamination import Contamination
 from danlu.data.repeats import Repeats
 from danlu.data.rules.recipes import recipe
 from danlu.data.sources import Corpus
-from danlu.errors import DataError, OutputError
+from danlu.errors import DanluError, DataError, OutputError
 from danlu.types import Document, Drop
 
 PART = 3_000
@@ -116,7 +119,10 @@ def test_records_keep_their_other_fields_and_the_key_of_their_text(rows, tmp_pat
         assert row.get("masked") in (None, {"phone": 1})
 
 
-@pytest.mark.parametrize(("workers", "part_characters"), [(1, 1), (1, 700), (1, 10**9), (3, PART)])
+@pytest.mark.parametrize(
+    ("workers", "part_characters"),
+    [(1, 700), (1, 10**9), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 1), (3, PART)))],
+)
 def test_workers_and_parts_change_no_byte(source, tmp_path, workers, part_characters):
     settings = SETTINGS.model_copy(update={"format": "jsonl.zst"})
     clean(source, tmp_path / "a", settings)
@@ -223,3 +229,75 @@ def test_fields_that_make_no_column_are_one_line(rows, tmp_path, values):
     with pytest.raises(DataError, match=r"values that make no column.*Write --format jsonl.zst"):
         clean(source, tmp_path / "out", SETTINGS.model_copy(update={"format": "parquet"}))
     assert not (tmp_path / "out").exists()
+
+
+def bad(kind: str, rows: list[dict]) -> bytes:
+    """Return a corpus with something wrong at its end."""
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    extra = '{"id": "more", "text": "这一行是用国标编码写成的，所以读它的人要先转换。"}'
+    return {
+        "cut": lines[:-20],
+        "cut in a character": lines[:-60],
+        "gb18030": lines + extra.encode("gb18030") + b"\n",
+        "no text": lines + b'{"id": 7, "content": "x"}\n',
+        "no string": lines + b'{"id": 7, "text": 5}\n',
+        "no object": lines + b"[]\n",
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("cut", "line 200: is no JSON"),
+        ("cut in a character", "line 200: is no UTF-8: it ends in the middle of a character, so the file is cut short"),
+        ("gb18030", "line 201: is no UTF-8. Convert it, e.g. with iconv -f GB18030 -t UTF-8"),
+        ("no text", "line 201: has no 'text' \\(it has: id, content\\). Name one with --text-key"),
+        ("no string", "line 201: its 'text' is no string \\(int\\)"),
+        ("no object", "line 201: is no JSON object"),
+    ],
+)
+def test_a_bad_record_is_one_line_and_can_be_passed_over(rows, tmp_path, kind, said):
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(bad(kind, rows))
+    with pytest.raises(DataError, match=said):
+        clean(source, tmp_path / "out", part_characters=10**9)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    done = clean_corpus(Corpus([str(source)], skip_bad=True), SETTINGS, tmp_path / "out", Local(1))
+    assert done["skipped"] == 1
+    assert done["documents"] == len(rows) - kind.startswith("cut")
+
+
+def test_evaluation_texts_are_the_strings_of_records_and_the_lines_of_txt(tmp_path):
+    turns = [{"role": "user", "content": "第一问"}, {"role": "assistant", "content": "第一答"}]
+    soiled.write(
+        tmp_path / "a.jsonl", [{"id": "q", "question": "问题", "choices": ["甲", "乙"], "n": 3}, {"talk": turns}]
+    )
+    (tmp_path / "b.txt").write_text("一行\n\n又一行\n一行\n")
+    texts = evaluation_texts([str(tmp_path / "a.jsonl"), str(tmp_path / "b.txt")])
+    assert texts == ["问题\n甲\n乙", "第一问\n第一答", "一行", "又一行"]
+
+
+def fail(number: int) -> int:
+    if number == 5:
+        raise DataError("five")
+    if number == 50:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+def test_engines_keep_the_order_take_few_at_once_and_hand_on_errors():
+    taken: list[int] = []
+
+    def items(numbers):
+        for number in numbers:
+            taken.append(number)
+            yield number
+
+    results = Local(2).map(fail, items(range(10, 40)))
+    assert next(results) == 100
+    assert len(taken) <= 5
+    assert list(results) == [number * number for number in range(11, 40)]
+    with pytest.raises(DataError, match="five"):
+        list(Local(2).map(fail, range(10)))
+    with pytest.raises(DanluError, match=r"a worker was killed.*it goes on where it was"):
+        list(Local(2).map(fail, range(48, 60)))

@@ -113,7 +113,7 @@ def clean_sources(options: Options, file: RecipeFile, out: Path) -> dict[str, An
     from danlu.data.cleaning.run import REPORT, clean_corpus
 
     started = time.monotonic()
-    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+    workers = _cores() if options.workers is None else options.workers
     if workers < 1:
         raise ConfigError(f"--workers {workers}: give 1 or more")
     settings = _settings(options, file)
@@ -129,6 +129,11 @@ def clean_sources(options: Options, file: RecipeFile, out: Path) -> dict[str, An
         "engine": options.engine,
         "workers": workers,
     }
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _settings(options: Options, file: RecipeFile) -> CleanSettings:

@@ -179,8 +179,8 @@ class Corpus:
                 raise DataError(f"{where}: is longer than {_LONGEST_LINE >> 20} MB")
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                self.bad(f"{where}: is no UTF-8. Convert it, e.g. with iconv -f GB18030 -t UTF-8")
+            except UnicodeDecodeError as error:
+                self.bad(f"{where}: {_not_utf8(error, raw)}")
                 continue
             if "\0" in line:
                 self.bad(f"{where}: is binary, not text")
@@ -278,6 +278,12 @@ def _passage(lines: list[str], path: Path, first: int) -> Document:
 
 def _no_key(key: str, found: list[str]) -> str:
     return f"has no {key!r} (it has: {', '.join(found[:8]) or 'nothing'}). Name one with --text-key"
+
+
+def _not_utf8(error: UnicodeDecodeError, line: bytes) -> str:
+    if error.reason == "unexpected end of data" and not line.endswith(b"\n"):
+        return "is no UTF-8: it ends in the middle of a character, so the file is cut short"
+    return "is no UTF-8. Convert it, e.g. with iconv -f GB18030 -t UTF-8"
 
 
 def _nowhere() -> int:
