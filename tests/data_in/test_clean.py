@@ -1,6 +1,8 @@
 """Cleaning: each rule keeps or drops with a reason, and the counts say so."""
 
 import json
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,17 @@ def test_rules_keep_what_else_the_document_holds():
 def test_cleaning_twice_is_cleaning_once(text):
     once = cleaned(text)
     assert [again for text in once for again in cleaned(text)] == once
+
+
+def test_wrappers_come_off_as_three_plain_expressions_say():
+    start, end, space = r"(?:<\|im_start\|>|<s>)", r"(?:<\|im_end\|>|</s>)", r"(?<!\s)\s*"
+    rng = random.Random(0)
+    marks = ["<|im_start|>", "<|im_end|>", "<s>", "</s>", " ", "  ", "\n", "\u3000", "\x1c", "a", "文", "<"]
+    for _ in range(20_000):
+        text = "".join(rng.choice(marks) for _ in range(rng.randint(0, 14)))
+        expected = re.sub(rf"\A(?:\s*{start})+\s*", "", text)
+        expected = re.sub(rf"{space}(?:{end}\s*)+\Z", "", expected)
+        expected = re.sub(rf"{space}{end}\s*{start}\s*", "\n", expected).strip() if "<" in text else text
+        found = strip_wrappers(Document(text, "test", "1"))
+        assert isinstance(found, Document)
+        assert found.text == expected, repr(text)

@@ -18,8 +18,9 @@ EDITION = 2
 _START, _END = r"(?:<\|im_start\|>|<s>)", r"(?:<\|im_end\|>|</s>)"
 _SPACE = r"(?<!\s)\s*"  # from where white space begins only, or a long run of it would take quadratic time
 _INNER_TURN = re.compile(rf"{_SPACE}{_END}\s*{_START}\s*")
+_BETWEEN_TURNS = re.compile(rf"{_END}\s*{_START}\s*")  # the same without space before it: found six times as fast
 _FIRST_TURN = re.compile(rf"\A(?:\s*{_START})+\s*")
-_LAST_TURN = re.compile(rf"{_SPACE}(?:{_END}\s*)+\Z")
+_LAST = ("<|im_end|>", "</s>")
 _NEWLINES = re.compile("\r\n|\r|\u2028|\u2029|\x85|\x0b|\x0c")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\ufeff\ufffe\uffff\ud800-\udfff]")
 
@@ -79,8 +80,16 @@ def strip_wrappers(document: Document) -> Document:
     """
     if "<" not in document.text:
         return document
-    text = _LAST_TURN.sub("", _FIRST_TURN.sub("", document.text))
-    return replace(document, text=_INNER_TURN.sub("\n", text).strip())
+    text = _FIRST_TURN.sub("", document.text).strip()
+    end = len(text)
+    while text.endswith(_LAST, 0, end):
+        end = text.rindex("<", 0, end)
+        while end and text[end - 1].isspace():
+            end -= 1
+    turns = _BETWEEN_TURNS.split(text[:end])
+    if not all(turns):  # marks with nothing between them share their white space
+        return replace(document, text=_INNER_TURN.sub("\n", text[:end]).strip())
+    return replace(document, text="\n".join(turn.rstrip() for turn in turns))
 
 
 def at_least(characters: int) -> Rule:

@@ -12,6 +12,7 @@ import numpy as np
 
 from danlu import log, storage
 from danlu.data.dedup import normalised_hash
+from danlu.data.encode import Encode, bulk_encoder
 from danlu.data.mix import Mix
 from danlu.data.passages import Passages
 from danlu.data.shards import FORMAT, SPLITS, SplitWriter, address_of
@@ -67,14 +68,14 @@ def prepare_mix(
     manifest: dict[str, Any] = {} if about is None else about
     with storage.new_folder(out, manifest) as scratch:
         writers = {split: SplitWriter(scratch, split, dtype, tokenizer.document_id) for split in SPLITS}
-        cut, lossless = 0, None
+        encode, cut, lossless = bulk_encoder(tokenizer), 0, None
         for portion in portions:
             before = {split: writer.counts() for split, writer in writers.items()}
             passages = Passages(portion.documents)
             for batch in _batches(passages):
                 if lossless is None:
                     lossless = _check_lossless(tokenizer, batch[:_CHECKED_DOCUMENTS])
-                _write(batch, tokenizer, writers, validation_share)
+                _write(batch, encode, writers, validation_share)
             cut += passages.cut
             portion.entry.update({split: writer.counts_since(before[split]) for split, writer in writers.items()})
         for writer in writers.values():
@@ -115,10 +116,8 @@ def _planned(entries: list[dict[str, Any]], mix: Mix) -> list[dict[str, Any]]:
     return entries
 
 
-def _write(
-    batch: list[Document], tokenizer: Tokenizer, writers: dict[str, SplitWriter], validation_share: float
-) -> None:
-    ids = tokenizer.encode_batch([d.text for d in batch])
+def _write(batch: list[Document], encode: Encode, writers: dict[str, SplitWriter], validation_share: float) -> None:
+    ids = encode([d.text for d in batch])
     held_out = [normalised_hash(d.text) < validation_share * 2**64 for d in batch]
     for split, wanted in (("train", False), ("validation", True)):
         chosen = [i for i, held in enumerate(held_out) if held is wanted]

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,18 +38,18 @@ class SplitWriter:
         self._hashes: list[Any] = []
         self.tokens = self.documents = self.characters = self.bytes = 0
 
-    def add(self, texts: Sequence[str], ids: Sequence[list[int]]) -> None:
+    def add(self, texts: Sequence[str], ids: Sequence[np.ndarray]) -> None:
         """Append documents, each ended by eos."""
-        total = sum(len(row) + 1 for row in ids)
-        flat = np.fromiter(chain.from_iterable((*row, self._eos) for row in ids), self._dtype, total)
+        eos = np.array([self._eos], dtype=np.uint32)
+        flat = np.concatenate([part for row in ids for part in (row, eos)]).astype(self._dtype)
         if self._file is None or self._in_file >= _TOKENS_PER_FILE:
             self._next_file()
         assert self._file is not None
         data = flat.tobytes()
         self._file.write(data)
         self._hashes[-1].update(data)
-        self._in_file += total
-        self.tokens += total
+        self._in_file += len(flat)
+        self.tokens += len(flat)
         self.documents += len(texts)
         self.characters += sum(map(len, texts))
         self.bytes += sum(len(text.encode()) for text in texts)
