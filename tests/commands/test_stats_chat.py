@@ -42,6 +42,7 @@ KEYS = [
     "question_duplicates",
     "common_openings",
     "skipped",
+    "report",
 ]
 
 
