@@ -142,7 +142,12 @@ def test_a_packed_matrix_gives_the_same_product(dtype, rows):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(96, 64, generator=generator).to(dtype)
     x = torch.randn(*rows, 64, generator=generator).to(dtype)
-    for matrix in (kernels.pack(weight), kernels._packed(weight) if torch.backends.mkldnn.is_available() else weight):
+    try:
+        packed = kernels._packed(weight)
+    except (RuntimeError, AttributeError, NotImplementedError):  # bf16 without AVX-512, say
+        packed = weight
+        assert kernels.pack(weight) is weight
+    for matrix in (kernels.pack(weight), packed):
         torch.testing.assert_close(kernels.linear(x, matrix), F.linear(x, weight), rtol=2e-2, atol=1e-4)
 
 
