@@ -111,6 +111,7 @@ def test_documents_that_hold_an_evaluation_text_go_and_the_report_names_it(sourc
         (["--repeats", "-1"], "greater than or equal to 1"),
         (["--file-characters", "0"], "greater than or equal to 1"),
         (["--against", "missing.jsonl"], "missing.jsonl: there is no such file"),
+        (["--good", "missing.jsonl"], "missing.jsonl: there is no such file"),
         (["--text-key", "content"], "has no 'content' (it has: id, text, tags, url)"),
     ],
 )

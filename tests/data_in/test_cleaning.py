@@ -151,6 +151,28 @@ def test_a_file_holds_at_most_so_many_characters_or_one_document(source, tmp_pat
         assert all(sum(file) + next(filter(None, later), most) > most for file, later in itertools.pairwise(files))
 
 
+def test_what_is_unlike_good_text_goes(tmp_path):
+    """The same characters in another order are as Chinese as before to every other rule."""
+    rng = random.Random(1)
+    rows = [{"id": f"n-{number}", "text": soiled.good(rng)} for number in range(60)]
+    for row in rows[::6]:
+        characters = row["text"].replace("\n", "")[:-1]
+        row["text"] = "".join(rng.sample(characters, len(characters))) + "。"
+    source = soiled.write(tmp_path / "in.jsonl", rows)
+    good = soiled.write(tmp_path / "good.jsonl", [{"text": soiled.good(rng) + "\x00"} for _ in range(300)])
+    settings = CleanSettings(near=None, repeats=None, format="jsonl")
+    made = clean(source, tmp_path / "a", settings, good=Corpus([str(good)]))
+    lost = {row["id"] for row in rows} - {row["id"] for row in records_in(tmp_path / "a")}
+    assert made["dropped"] == {"perplexity": len(lost)}
+    assert {f"n-{i}" for i in range(0, 60, 6)} <= lost
+    assert len(lost) <= 12  # the limit is what 99 % of good texts stay below
+    for number, workers in enumerate((1, 2)):
+        clean(source, tmp_path / f"b{number}", settings, workers, good=Corpus([str(good)]), part_characters=500)
+        assert contents(tmp_path / f"b{number}") == contents(tmp_path / "a")
+    with pytest.raises(OutputError, match="exists already"):
+        clean(source, tmp_path / "a", settings)  # another run: without good text
+
+
 def test_the_same_command_again_finds_it_done_and_another_refuses(source, tmp_path):
     first = clean(source, tmp_path / "out")
     before = contents(tmp_path / "out")

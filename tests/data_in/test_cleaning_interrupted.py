@@ -47,7 +47,8 @@ def counted(original, point):
     return call
 
 def clean():
-    return clean_corpus(Corpus([source]), settings, out, Local(1), ["这道题说的是哪一座桥，请你想一想。"], 4000)
+    against = ["这道题说的是哪一座桥，请你想一想。"]
+    return clean_corpus(Corpus([source]), settings, out, Local(1), against, Corpus([source]), 4000)
 
 def run(point):
     """Clean in a fork, killed before its n-th call of those above (0: at none); return status and result."""

@@ -18,6 +18,7 @@ from danlu.data.cleaning.settings import CleanSettings, Format
 from danlu.data.contamination import Decontaminate
 from danlu.data.near import Near
 from danlu.data.repeats import Repeats
+from danlu.data.rules.perplexity import Limits
 from danlu.data.rules.recipes import RECIPES, Recipe, RecipeName
 from danlu.errors import ConfigError
 
@@ -31,6 +32,7 @@ class RecipeFile(Table):
     repeats: Repeats = Repeats()
     near: Near = Near()
     decontaminate: Decontaminate = Decontaminate()
+    perplexity: Limits = Limits()
     set: Recipe = Recipe()
 
 
@@ -45,7 +47,8 @@ class Options(SourceOptions):
     sources: Positional[tuple[str, ...]] = ()
     """files, folders, globs, `demo`, `demo-chat`, sets on a hub (danlu fetch --help) or names of `danlu corpora`"""
     recipe: str = "web"
-    """kind of text: web, books, chat; or a TOML file: `recipe`, and tables [set], [near], [repeats], [decontaminate]"""
+    """kind of text: web, books, chat; or a TOML file: `recipe`, and tables [set], [near], [repeats],
+    [decontaminate], [perplexity]"""
     out: Path | None = None
     """folder to make: part-00000.jsonl.zst …, report.html, manifest.json"""
     format: Format = "jsonl.zst"
@@ -60,6 +63,8 @@ class Options(SourceOptions):
     """cut passages that more documents than this hold; 0: never"""
     against: tuple[str, ...] = ()
     """evaluation files: documents that hold a text of theirs are dropped"""
+    good: tuple[str, ...] = ()
+    """sources of text that you call good: documents that surprise trigrams learnt from it are dropped"""
     report: bool = True
     """write report.html: what each rule took, with examples"""
     engine: Literal["local", "ray"] = "local"
@@ -119,7 +124,8 @@ def clean_sources(options: Options, file: RecipeFile, out: Path) -> dict[str, An
     settings = _settings(options, file)
     corpus = options.corpus(options.sources)
     with engine_of(options.engine, workers) as engine:
-        manifest = clean_corpus(corpus, settings, out, engine, evaluation_texts(options.against))
+        good = options.corpus(options.good) if options.good else None
+        manifest = clean_corpus(corpus, settings, out, engine, evaluation_texts(options.against), good)
     names = ("documents", "kept", "characters", "dropped", "changed", "skipped", "resumed", "already_cleaned")
     return {
         **{name: manifest[name] for name in names},
@@ -147,6 +153,7 @@ def _settings(options: Options, file: RecipeFile) -> CleanSettings:
         "rules": options.set.model_dump(),
         "near": near,
         "decontaminate": file.decontaminate.model_dump(),
+        "perplexity": file.perplexity.model_dump(),
         "repeats": {**file.repeats.model_dump(), "more_than": options.repeats} if options.repeats else None,
         "text_key": options.text_key,
         "format": options.format,

@@ -12,6 +12,7 @@ from danlu import log, storage
 from danlu.data.cleaning.against import hash_of
 from danlu.data.cleaning.compare import compare
 from danlu.data.cleaning.engines import Engine
+from danlu.data.cleaning.good import learn
 from danlu.data.cleaning.ledger import Ledger
 from danlu.data.cleaning.records import line_of
 from danlu.data.cleaning.settings import CleanSettings
@@ -31,17 +32,18 @@ def clean_corpus(
     out: Path,
     engine: Engine,
     against: Sequence[str] = (),
+    good: Corpus | None = None,
     part_characters: int = PART_CHARACTERS,
 ) -> dict[str, Any]:
     """Clean a corpus into `out` and return its manifest, with `resumed`: how many parts an earlier run had done.
 
-    Documents that hold one of the evaluation texts `against` are dropped.
+    Documents that hold one of the evaluation texts `against` are dropped, and those that are unlike `good` text.
     An interrupted run leaves a work folder beside `out`, and the same call goes on there. Every byte of `out` follows
     from the corpus and the settings; the engine, its workers and `part_characters` change none.
     Memory: a few parts for each worker, and what `compare` takes. Raises DataError where a source cannot be read or
     nothing is left of it, OutputError where `out` exists, cannot be written, or the disk is full.
     """
-    identity = {**settings.identity(), "against": hash_of(against)}
+    identity = {**settings.identity(), "against": hash_of(against), "good": good.fingerprint() if good else None}
     known = _known(out, identity, corpus)
     if known is not None:
         return known
@@ -52,6 +54,8 @@ def clean_corpus(
             if against and not work.against.is_file():
                 with storage.replacing(work.against) as scratch:
                     scratch.write_bytes(line_of(list(against)))
+            if good is not None and not work.good.is_dir():
+                learn(work.good, good, settings)
             manifest = run.clean(out, part_characters)
         except BaseException:
             run.leave()
@@ -157,7 +161,9 @@ class _Run:
             for number, part in enumerate(written):
                 _link(part / f"part.{suffix}", folder / f"part-{number:05d}.{suffix}")
             if self.ledger.survey is not None:
-                write_report(self.ledger.survey.as_dict(), folder / REPORT)
+                about = {name: manifest[name] for name in ("sources", "revisions", "skipped")}
+                about |= self.work.settings.model_dump(mode="json", exclude_none=True)
+                write_report(self.ledger.survey.as_dict(), folder / REPORT, ", ".join(self.corpus.specs), about)
         return {**manifest, "resumed": self.resumed, "already_cleaned": False}
 
     def leave(self) -> None:

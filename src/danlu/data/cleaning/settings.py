@@ -13,6 +13,7 @@ from danlu.data.contamination import Decontaminate
 from danlu.data.near import Near
 from danlu.data.repeats import Repeats
 from danlu.data.rules.boilerplate import PHRASES
+from danlu.data.rules.perplexity import Limits
 from danlu.data.rules.recipes import RECIPES, Recipe, RecipeName
 
 Format = Literal["jsonl.zst", "jsonl", "parquet"]
@@ -30,6 +31,7 @@ class CleanSettings(Table):
     decontaminate: Decontaminate = Field(
         default=Decontaminate(), description="when a document holds an evaluation text"
     )
+    perplexity: Limits = Field(default=Limits(), description="what is unlike good text, where some is named")
     text_key: str = Field(default="text", description="key that holds the text in the records written")
     format: Format = Field(default="jsonl.zst", description="kind of the files written")
     file_characters: int = Field(default=1 << 24, ge=1, description="characters of text a file holds at most")

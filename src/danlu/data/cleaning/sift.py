@@ -12,6 +12,7 @@ import numpy as np
 
 from danlu import storage
 from danlu.data.clean import Rule
+from danlu.data.cleaning.good import learnt
 from danlu.data.cleaning.ledger import Ledger
 from danlu.data.cleaning.records import line_of, record_of, write_documents
 from danlu.data.cleaning.work import Work, write_array
@@ -103,7 +104,7 @@ class Sift:
 def rules_of(work: Work) -> tuple[list[Rule], Contamination | None]:
     """Return the rules of a run, and the last of them where there are evaluation texts; made once in each process."""
     settings = work.settings
-    rules = recipe(settings.recipe, settings.rules)
+    rules = recipe(settings.recipe, settings.rules, learnt(work.good))
     if not work.against.is_file():
         return rules, None
     texts = json.loads(work.against.read_text(encoding="utf-8"))

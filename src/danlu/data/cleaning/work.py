@@ -17,7 +17,7 @@ from danlu import log, storage
 from danlu.data.cleaning.settings import CleanSettings
 from danlu.errors import OutputError
 
-RUN, READ, AGAINST = "run.json", "read.json", "against.json"
+RUN, READ, AGAINST, GOOD = "run.json", "read.json", "against.json", "good"
 Step = Literal["sifted", "written"]
 
 
@@ -59,6 +59,11 @@ class Work:
     def against(self) -> Path:
         """Return the file with the evaluation texts, which is there if there are any."""
         return self.folder / AGAINST
+
+    @property
+    def good(self) -> Path:
+        """Return the folder of what good text is like, which is there if some was named."""
+        return self.folder / GOOD
 
 
 def folder_beside(out: Path) -> Path:

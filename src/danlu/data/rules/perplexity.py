@@ -9,8 +9,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
 from danlu import storage
+from danlu.config import Table
 from danlu.data.characters import CODE_POINTS, RANGES, code_points
 from danlu.errors import DataError
 from danlu.types import Document, Drop
@@ -99,6 +101,15 @@ class Trigrams:
                 return cls(**arrays)
         except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: holds no trigrams of danlu ({error})") from None
+
+
+class Limits(Table):
+    """How the limit of a perplexity filter is found."""
+
+    percentile: float = Field(
+        default=99, gt=0, le=100, description="share of good texts that must pass, in %; the limit is set by a tenth"
+    )
+    from_characters: int = Field(default=50, ge=1, description="characters from which a text is judged")
 
 
 @dataclass(frozen=True)
