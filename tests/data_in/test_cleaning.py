@@ -272,7 +272,7 @@ def bad(kind: str, rows: list[dict]) -> bytes:
     [
         ("cut", "line 200: is no JSON"),
         ("cut in a character", "line 200: is no UTF-8: it ends in the middle of a character, so the file is cut short"),
-        ("gb18030", "line 201: is no UTF-8. Convert it, e.g. with iconv -f GB18030 -t UTF-8"),
+        ("gb18030", "line 201: is no UTF-8 but seems to be GB18030. Convert it: iconv -f GB18030 -t UTF-8"),
         ("no text", "line 201: has no 'text' \\(it has: id, content\\). Name one with --text-key"),
         ("no string", "line 201: its 'text' is no string \\(int\\)"),
         ("no object", "line 201: is no JSON object"),

@@ -20,6 +20,7 @@ from typing import IO, Any, Literal
 from danlu import log, storage
 from danlu.data import demo, demo_chat
 from danlu.data.corpora import corpora
+from danlu.data.encodings import not_utf8
 from danlu.data.files import ARRAY, INSTALL, expand, kind, opened
 from danlu.data.hub.fetch import fetch
 from danlu.data.hub.names import is_hub_name
@@ -180,7 +181,7 @@ class Corpus:
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                self.bad(f"{where}: {_not_utf8(error, raw)}")
+                self.bad(f"{where}: {not_utf8(error, raw)}")
                 continue
             if "\0" in line:
                 self.bad(f"{where}: is binary, not text")
@@ -205,9 +206,9 @@ class Corpus:
     def _array(self, path: Path, file: IO[bytes]) -> Iterator[Document]:
         """Read one JSON array of records, all of it at once."""
         try:
-            records = json.loads(file.read().decode("utf-8-sig"))
-        except UnicodeDecodeError:
-            raise DataError(f"{path}: is no UTF-8. Convert it, e.g. with iconv -f GB18030 -t UTF-8") from None
+            records = json.loads((contents := file.read()).decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: {not_utf8(error, contents)}") from None
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: is no JSON ({error}). One record a line is .jsonl") from None
         if not isinstance(records, list):
@@ -278,12 +279,6 @@ def _passage(lines: list[str], path: Path, first: int) -> Document:
 
 def _no_key(key: str, found: list[str]) -> str:
     return f"has no {key!r} (it has: {', '.join(found[:8]) or 'nothing'}). Name one with --text-key"
-
-
-def _not_utf8(error: UnicodeDecodeError, line: bytes) -> str:
-    if error.reason == "unexpected end of data" and not line.endswith(b"\n"):
-        return "is no UTF-8: it ends in the middle of a character, so the file is cut short"
-    return "is no UTF-8. Convert it, e.g. with iconv -f GB18030 -t UTF-8"
 
 
 def _nowhere() -> int:
