@@ -205,8 +205,9 @@ class Corpus:
 
     def _array(self, path: Path, file: IO[bytes]) -> Iterator[Document]:
         """Read one JSON array of records, all of it at once."""
+        contents = file.read()
         try:
-            records = json.loads((contents := file.read()).decode("utf-8-sig"))
+            records = json.loads(contents.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: {not_utf8(error, contents)}") from None
         except (ValueError, RecursionError) as error:
