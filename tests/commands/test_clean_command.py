@@ -154,8 +154,8 @@ def test_a_ray_cluster_of_two_workers_makes_the_same_bytes(tmp_path, kind):
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
-def test_without_ray_the_engine_is_one_line(source, tmp_path, capsys):
+def test_without_ray_the_engine_is_one_line(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
     said = error(capsys, source, "--out", tmp_path / "out", "--engine", "ray")
     assert 'pip install -e ".[ray]"' in said
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
