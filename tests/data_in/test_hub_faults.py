@@ -185,7 +185,11 @@ def test_something_else_than_a_hub_is_one_line(one, capsys):
 
 def environment(stub, tmp_path) -> dict[str, str]:
     names = {"HF_ENDPOINT": stub.url, "HF_HOME": str(tmp_path / "home"), "MODELSCOPE_DOMAIN": stub.url}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "MODELSCOPE_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HF_", "MODELSCOPE_", "TRANSFORMERS_"))
+    }
     return kept | names | {"MODELSCOPE_CACHE": str(tmp_path / "ms"), "COLUMNS": "200"}
 
 
