@@ -103,7 +103,7 @@ def new_file(path: Path) -> Generator[Path]:
     require_absent(path)
     with clear_errors(path):
         parent = path.absolute().parent
-        _make_parents(parent)
+        make_folders(parent)
         sweep(parent)
         with replacing(path) as scratch:
             yield scratch
@@ -130,7 +130,7 @@ def new_folder(final: Path, manifest: dict[str, Any] | None = None) -> Generator
     require_absent(final)
     with clear_errors(final):
         parent = final.absolute().parent
-        _make_parents(parent)
+        make_folders(parent)
         sweep(parent)
         with _scratch(parent, Path.mkdir) as scratch:
             yield scratch
@@ -139,11 +139,17 @@ def new_folder(final: Path, manifest: dict[str, Any] | None = None) -> Generator
             fsync(parent)
 
 
-def _make_parents(folder: Path) -> None:
-    """Make a folder and its parents; each one's name is flushed too, or a power cut could lose all below it."""
+def make_folders(folder: Path) -> None:
+    """Make a folder and its parents; each one's name is flushed too, or a power cut could lose all below it.
+
+    Raises OutputError in a place where there are no new folders, such as /proc.
+    """
     if not folder.is_dir():
-        _make_parents(folder.parent)
-        folder.mkdir(exist_ok=True)
+        make_folders(folder.parent)
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileNotFoundError as error:
+            raise OutputError(f"{folder}: cannot be made ({error.strerror}). Name another folder") from error
         fsync(folder.parent)
 
 

@@ -103,7 +103,6 @@ def test_documents_that_hold_an_evaluation_text_go_and_the_report_names_it(sourc
     ("flags", "said"),
     [
         (["--recipe", "wub"], "--recipe wub: there is none. Known: web, books, chat"),
-        (["--recipe", "missing.toml"], "missing.toml: cannot be read"),
         (["--similarity", "0.3"], "20 bands of 6 rows look at"),
         (["--set.hann", "0.3"], "Unrecognized options: --set.hann"),
         (["--set.han", "3"], "`set.han`: Input should be less than or equal to 1"),
@@ -112,12 +111,39 @@ def test_documents_that_hold_an_evaluation_text_go_and_the_report_names_it(sourc
         (["--file-characters", "0"], "greater than or equal to 1"),
         (["--against", "missing.jsonl"], "missing.jsonl: there is no such file"),
         (["--good", "missing.jsonl"], "missing.jsonl: there is no such file"),
+        (["--recipe", "nothing.toml"], "--recipe nothing.toml: there is no such file"),
+        (["--set.phrases", "nope.txt"], "nope.txt: cannot be read as a list of phrases"),
+        (["--set.phrases", "."], "cannot be read as a list of phrases"),
         (["--text-key", "content"], "has no 'content' (it has: id, text, tags, url)"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(source, tmp_path, capsys, flags, said):
     assert said in error(capsys, source, "--out", tmp_path / "out", *flags)
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_place_where_nothing_can_be_made_is_one_line(source, capsys):
+    assert "cannot be made" in error(capsys, source, "--out", "/proc/x/y")
+
+
+def test_records_passed_over_are_counted_aloud(source, tmp_path, capsys):
+    with source.open("a") as file:
+        file.write("no JSON\n{}\n")
+    assert cli.main(["clean", str(source), "--skip-bad", "--out", str(tmp_path / "out")]) == 0
+    assert "unreadable and passed over: 2;" in capsys.readouterr().out
+
+
+def test_evaluation_texts_too_short_to_be_found_are_counted_aloud(source, tmp_path, capsys):
+    exam = tmp_path / "exam.txt"
+    exam.write_text(f"中国的首都是哪里？\n{soiled.EVALUATION}\n")
+    assert cli.main(["clean", str(source), "--against", str(exam), "--out", str(tmp_path / "out")]) == 0
+    assert "note: 1 of 2 evaluation texts are not looked for" in capsys.readouterr().err
+
+
+def test_a_threshold_outside_its_table_is_told_where_it_belongs(source, tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text("han = 0.3\n")
+    said = error(capsys, source, "--out", tmp_path / "out", "--recipe", tmp_path / "mine.toml")
+    assert "`han` is a threshold. Put it into the table [set]" in said
 
 
 def test_an_unknown_key_of_a_file_names_the_nearest(source, tmp_path, capsys):

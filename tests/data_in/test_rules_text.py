@@ -73,6 +73,7 @@ def test_half_width_touches_letters_and_digits_alone():
     changed = {(a, b) for a, b in zip(everything, after, strict=True) if a != b}
     assert changed == {(chr(a), chr(b)) for a, b in HALF_WIDTH.items()}
     assert text_of(half_width, "１２％，ＡＢ：（ｃ）！") == "12％，AB：（c）！"
+    assert text_of(half_width, "增长５．２％．３．") == "增长5.2％．3．"
 
 
 def test_compose_leaves_what_is_composed():

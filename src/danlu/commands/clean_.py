@@ -104,7 +104,11 @@ def _recipe_file(named: str) -> RecipeFile:
     if named in RECIPES:
         tables: dict[str, Any] = {"recipe": named}
     elif named.endswith(".toml"):
+        if not Path(named).is_file():
+            raise ConfigError(f"--recipe {named}: there is no such file")
         tables = read_tables(named)
+        for key in tables.keys() & Recipe.model_fields.keys():
+            raise ConfigError(f"--recipe {named}: `{key}` is a threshold. Put it into the table [set]")
     else:
         raise ConfigError(f"--recipe {named}: there is none. Known: {', '.join(RECIPES)}, or a TOML file")
     base = RECIPES.get(tables.get("recipe", "web"), Recipe())
@@ -171,7 +175,8 @@ def _text(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             *done,
-            f"{result['documents']:,} documents, {result['kept']:,} kept; dropped:",
+            f"{result['documents']:,} documents, {result['kept']:,} kept; unreadable and passed over: "
+            f"{result['skipped']:,}; dropped:{'' if rows else ' none'}",
             *rows,
             f"altered: {changed}",
             f"{result['characters']:,} characters, {result['seconds']:.1f} s{resumed}  ->  {result['out']}",

@@ -19,6 +19,7 @@ from danlu.data.cleaning.settings import CleanSettings
 from danlu.data.cleaning.sift import LEDGER, PART_CHARACTERS, Part, Sift, cut
 from danlu.data.cleaning.work import Work, folder_beside, opened
 from danlu.data.cleaning.write import Write, compared
+from danlu.data.contamination import Contamination
 from danlu.data.report import write_report
 from danlu.data.sources import Corpus
 from danlu.errors import DataError
@@ -44,6 +45,8 @@ def clean_corpus(
     nothing is left of it, OutputError where `out` exists, cannot be written, or the disk is full.
     """
     identity = {**settings.identity(), "against": hash_of(against), "good": good.fingerprint() if good else None}
+    if against:
+        _say_what_is_not_looked_for(against, settings)
     known = _known(out, identity, corpus)
     if known is not None:
         return known
@@ -62,6 +65,15 @@ def clean_corpus(
             raise
         shutil.rmtree(work.folder)
     return manifest
+
+
+def _say_what_is_not_looked_for(against: Sequence[str], settings: CleanSettings) -> None:
+    count = Contamination.of(against, settings.decontaminate).not_looked_for
+    if count:
+        log.say(
+            f"note: {count:,} of {len(against):,} evaluation texts are not looked for: they have fewer than "
+            f"{settings.decontaminate.gram} letters and Han, or nothing but what most of them have"
+        )
 
 
 def _known(out: Path, identity: dict[str, Any], corpus: Corpus) -> dict[str, Any] | None:

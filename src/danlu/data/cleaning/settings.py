@@ -12,7 +12,7 @@ from danlu.data.clean import EDITION
 from danlu.data.contamination import Decontaminate
 from danlu.data.near import Near
 from danlu.data.repeats import Repeats
-from danlu.data.rules.boilerplate import PHRASES
+from danlu.data.rules.boilerplate import PHRASES, CutBoilerplate
 from danlu.data.rules.perplexity import Limits
 from danlu.data.rules.recipes import RECIPES, Recipe, RecipeName
 
@@ -38,6 +38,10 @@ class CleanSettings(Table):
     report: bool = Field(default=True, description="write report.html")
 
     def identity(self) -> dict[str, Any]:
-        """Return all that must be the same for an interrupted run to go on: settings, lists that they name, formats."""
+        """Return all that must be the same for an interrupted run to go on: settings, lists that they name, formats.
+
+        Raises DataError where such a list cannot be read.
+        """
+        CutBoilerplate(0, 1, self.rules.phrases or PHRASES)  # which raises DataError for a list that cannot be read
         phrases = storage.sha256_of(self.rules.phrases or PHRASES)
         return {"format": FORMAT, "edition": EDITION, "phrases": phrases, "settings": self.model_dump(mode="json")}

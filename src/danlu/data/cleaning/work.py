@@ -78,7 +78,7 @@ def opened(work: Work, part_characters: int) -> Generator[None]:
     Raises OutputError where another process works there, or it cannot be written.
     """
     with storage.clear_errors(work.folder):
-        work.folder.mkdir(parents=True, exist_ok=True)
+        storage.make_folders(work.folder)
         with storage.only_writer(work.folder):
             _begin(work, {**work.identity, "part_characters": part_characters})
             yield

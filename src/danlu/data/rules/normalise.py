@@ -16,14 +16,16 @@ from danlu.types import Document
 
 _MARKS_IN_A_ROW = 30
 _REFERENCE = re.compile("&(?:#[0-9]{2,7}|#[xX][0-9A-Fa-f]{2,6}|[A-Za-z]{2,8});")
+_POINT = re.compile("(?<=[0-9])．(?=[0-9])")
 _FULL_WIDTH = re.compile(f"[{''.join(map(chr, HALF_WIDTH))}]+")
 
 
 def half_width(document: Document) -> Document:
-    """Make full-width letters and digits half-width; punctuation (，！％) stays as it is."""
+    """Make full-width letters and digits half-width, and the point of a number (５．２); punctuation (，！％) stays."""
     if not kinds(document.text)[Kind.WIDE]:
         return document
-    return replace(document, text=_FULL_WIDTH.sub(lambda found: found[0].translate(HALF_WIDTH), document.text))
+    text = _FULL_WIDTH.sub(lambda found: found[0].translate(HALF_WIDTH), document.text)
+    return replace(document, text=_POINT.sub(".", text))
 
 
 def compose(document: Document) -> Document:
