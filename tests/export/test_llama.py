@@ -114,7 +114,8 @@ def test_a_question_is_answered_as_danlu_chat_answers_it(question, root, opened)
     expected = Talk(model, ChatTemplate(tokenizer), max_new_tokens=40, sampling=GREEDY).ask(question)
     messages = [{"role": "user", "content": question}]
     theirs = opened("chat", "f32").create_chat_completion(messages, max_tokens=40, temperature=0)
-    assert theirs["choices"][0]["message"]["content"] == expected.texts[0]
+    said = theirs["choices"][0]["message"]["content"]  # without bytes that are no character; danlu writes U+FFFD
+    assert said == expected.texts[0].replace("\ufffd", "")
     assert (theirs["choices"][0]["finish_reason"] == "stop") is (expected.stopped == ["eos"])
 
 
