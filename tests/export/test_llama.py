@@ -114,8 +114,10 @@ def test_a_question_is_answered_as_danlu_chat_answers_it(question, root, opened)
     expected = Talk(model, ChatTemplate(tokenizer), max_new_tokens=40, sampling=GREEDY).ask(question)
     messages = [{"role": "user", "content": question}]
     theirs = opened("chat", "f32").create_chat_completion(messages, max_tokens=40, temperature=0)
-    said = theirs["choices"][0]["message"]["content"]  # without bytes that are no character; danlu writes U+FFFD
-    assert said == expected.texts[0].replace("\ufffd", "")
+    said, whole = theirs["choices"][0]["message"]["content"], expected.texts[0].replace("\ufffd", "")
+    assert whole
+    assert said.startswith(whole)  # the binding leaves out bytes that are no character, and completes the last one
+    assert len(said) <= len(whole) + expected.texts[0].endswith("\ufffd")
     assert (theirs["choices"][0]["finish_reason"] == "stop") is (expected.stopped == ["eos"])
 
 
