@@ -1,6 +1,8 @@
 """Small real things that tests share: a Chinese corpus, a tokenizer, shards, a trained run."""
 
+import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,21 @@ def shards_folder(texts, tokenizer, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def shards(shards_folder):
     return open_shards(shards_folder)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Chromium, driven by playwright; where there is none a test is skipped, or fails if it is required."""
+    required = "DANLU_REQUIRE_BROWSER" in os.environ
+    if required:
+        from playwright import sync_api
+    else:
+        sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        names = ("chromium", "chromium-browser", "google-chrome")
+        found = next(filter(None, map(shutil.which, names)), playwright.chromium.executable_path)
+        if not required and not Path(found).exists():
+            pytest.skip("no Chromium here: apt-get install chromium, or playwright install chromium")
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()

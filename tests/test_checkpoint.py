@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kill_points
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -231,7 +232,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(model, tmp_path):
 
 
 CHILD = """
-import os, pathlib, signal, sys
+import os, pathlib, sys
 import torch
 point, target = int(sys.argv[1]), pathlib.Path(sys.argv[2])
 from danlu.config import Qwen3Config
@@ -243,27 +244,20 @@ config = Qwen3Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
 tokenizer = Tokenizer.load(pathlib.Path(sys.argv[3]))
 model = build_model(config, tokenizer.vocab_size, 32, seed=int(target.name[5:]))
 state = TrainerState({"step": 1}, {"m": torch.zeros(3)})
-count = 0
-def counting(name, original):
-    def call(*args, **kwargs):
-        global count
-        count += 1
-        if count == point:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*args, **kwargs)
-    return call
 import danlu.checkpoint, danlu.storage
-for module, name in [(os, "fsync"), (os, "rename"), (os, "chmod"), (os, "open"), (os, "mkdir"), (os, "fdopen"),
-                     (danlu.checkpoint, "save_file"), (danlu.checkpoint, "_write_json"), (danlu.storage, "sha256_of")]:
-    setattr(module, name, counting(name, getattr(module, name)))
+from kill_points import counted
+places = [(os, "fsync"), (os, "rename"), (os, "chmod"), (os, "open"), (os, "mkdir"), (os, "fdopen"),
+          (danlu.checkpoint, "save_file"), (danlu.checkpoint, "_write_json"), (danlu.storage, "sha256_of")]
+count = counted(places, point)
 save_checkpoint(target, model, tokenizer, state)
-print(count)
+print(count())
 """
 
 
 def killed_at(point, target, tokenizer_folder):
     return subprocess.run(
         [sys.executable, "-c", CHILD, str(point), str(target), str(tokenizer_folder)],
+        env=kill_points.ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,

@@ -58,17 +58,20 @@ def read_tables(source: str) -> dict[str, Any]:
         if len(path.parts) > 1 and not path.exists():
             raise ConfigError(f"{path}: there is no such run folder. Name one, a TOML file or a preset")
         return read_preset(source)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}). Name a TOML file or a preset: {', '.join(preset_names())}"
-        ) from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: is no valid TOML ({error})") from None
+    tables = read_toml(path, f"Name a TOML file or a preset: {', '.join(preset_names())}")
     preset = tables.get("preset")
     base = read_preset(preset) if isinstance(preset, str) else {}
     return merge(base, tables)
+
+
+def read_toml(path: Path, advice: str) -> dict[str, Any]:
+    """Read a TOML file as it is. Raises ConfigError, with what to do, where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). {advice}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: is no valid TOML ({error})") from None
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

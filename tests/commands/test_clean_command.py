@@ -111,7 +111,10 @@ def test_documents_that_hold_an_evaluation_text_go_and_the_report_names_it(sourc
         (["--file-characters", "0"], "greater than or equal to 1"),
         (["--against", "missing.jsonl"], "missing.jsonl: there is no such file"),
         (["--good", "missing.jsonl"], "missing.jsonl: there is no such file"),
-        (["--recipe", "nothing.toml"], "--recipe nothing.toml: there is no such file"),
+        (
+            ["--recipe", "nothing.toml"],
+            "(No such file or directory). Name a TOML file, or one of web",
+        ),
         (["--set.phrases", "nope.txt"], "nope.txt: cannot be read as a list of phrases"),
         (["--set.phrases", "."], "cannot be read as a list of phrases"),
         (["--text-key", "content"], "has no 'content' (it has: id, text, tags, url)"),

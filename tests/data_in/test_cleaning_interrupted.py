@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import kill_points
 import pytest
 import soiled
 from test_cleaning import SETTINGS, clean, contents
@@ -20,7 +21,7 @@ FLAGS = ["--repeats", "5", "--file-characters", "15000", "--format", "jsonl", "-
 
 KILLED = '''
 """usage: IN OUT: clean in a fork killed at its n-th point, then again in another, for every n; a JSON row each"""
-import json, os, pathlib, shutil, signal, sys
+import os, pathlib, shutil, sys
 import danlu.data.cleaning.compare as compare, danlu.data.cleaning.records as records, danlu.data.cleaning.sift as sift
 from danlu.data.cleaning.engines import Local
 from danlu.data.cleaning.run import clean_corpus
@@ -28,6 +29,7 @@ from danlu.data.cleaning.settings import CleanSettings
 from danlu.data.repeats import Repeats
 from danlu.data.sources import Corpus
 from danlu.storage import sha256_of
+from kill_points import at_every_point
 
 source, out = sys.argv[1], pathlib.Path(sys.argv[2])
 settings = CleanSettings(repeats=Repeats(more_than=1), file_characters=4000)
@@ -35,52 +37,15 @@ places = [(os, name) for name in ("fsync", "rename", "replace", "link", "mkdir",
 places += [(pathlib.Path, name) for name in ("touch", "write_text", "write_bytes", "chmod")]
 places += [(records, "packed"), (sift, "write_array"), (compare, "write_array"), (compare, "append")]
 places += [(compare, "near_duplicates")]
-count = 0
 
-def counted(original, point):
-    def call(*args, **kwargs):
-        global count
-        count += 1
-        if count == point:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*args, **kwargs)
-    return call
-
-def clean():
+def work():
     against = ["这道题说的是哪一座桥，请你想一想。"]
-    return clean_corpus(Corpus([source]), settings, out, Local(1), against, Corpus([source]), 4000)
+    done = clean_corpus(Corpus([source]), settings, out, Local(1), against, Corpus([source]), 4000)
+    hashes = {path.name: sha256_of(path) for path in sorted(out.iterdir())}
+    beside = sorted(path.name for path in out.parent.iterdir())
+    return {"done": [done["resumed"], done["already_cleaned"]], "same": [hashes, beside]}
 
-def run(point):
-    """Clean in a fork, killed before its n-th call of those above (0: at none); return status and result."""
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(read)
-        for module, name in places:
-            setattr(module, name, counted(getattr(module, name), point))
-        done = clean()
-        hashes = {path.name: sha256_of(path) for path in sorted(out.iterdir())}
-        beside = sorted(path.name for path in out.parent.iterdir())
-        done = [done["resumed"], done["already_cleaned"]]
-        row = {"done": done, "same": [hashes, beside], "points": count}
-        os.write(write, json.dumps(row).encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        said = pipe.read()
-    return os.waitpid(child, 0)[1], said
-
-clean()  # here, so that what is imported late is there in every fork
-shutil.rmtree(out)
-status, whole = run(0)
-print(whole, flush=True)
-for point in range(1, json.loads(whole)["points"] + 1):
-    shutil.rmtree(out, ignore_errors=True)
-    status, _ = run(point)
-    assert status == signal.SIGKILL, (point, status)
-    status, again = run(0)
-    assert status == 0, point
-    print(again, flush=True)
+at_every_point(places, work, lambda: shutil.rmtree(out, ignore_errors=True))
 '''
 
 
@@ -88,7 +53,7 @@ for point in range(1, json.loads(whole)["points"] + 1):
 def test_killed_at_every_point_it_ends_with_the_same_bytes(tmp_path):
     source = soiled.write(tmp_path / "in.jsonl", soiled.records(30))
     argv = [sys.executable, "-c", KILLED, str(source), str(tmp_path / "out")]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=kill_points.ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-2000:]
     whole, *again = map(json.loads, done.stdout.splitlines())
     assert len(again) == whole["points"] > 150

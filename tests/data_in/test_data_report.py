@@ -1,9 +1,7 @@
 """The data report: one whole page that asks for nothing, shows the survey's figures, and takes no text for a page."""
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -207,23 +205,6 @@ def test_conversations_have_a_report_too(tmp_path, capsys):
     page = Page((tmp_path / "a.html").read_text(encoding="utf-8"))
     assert page.count("article") == 30
     assert "长江有多长？7\n\n约6300公里。" in page.text
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    required = "DANLU_REQUIRE_BROWSER" in os.environ
-    if required:
-        from playwright import sync_api
-    else:
-        sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        names = ("chromium", "chromium-browser", "google-chrome")
-        found = next(filter(None, map(shutil.which, names)), playwright.chromium.executable_path)
-        if not required and not Path(found).exists():
-            pytest.skip("no Chromium here: apt-get install chromium, or playwright install chromium")
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.browser

@@ -5,9 +5,7 @@ A stub stands in where a test needs what the real one cannot do on demand: pause
 
 import json
 import math
-import os
 import re
-import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -109,23 +107,6 @@ class Handler(BaseHTTPRequestHandler):
     def event(self, data):
         self.wfile.write(f"data: {json.dumps(data)}\n\n".encode())
         self.wfile.flush()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    required = "DANLU_REQUIRE_BROWSER" in os.environ
-    if required:
-        from playwright import sync_api
-    else:
-        sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        names = ("chromium", "chromium-browser", "google-chrome")
-        found = next(filter(None, map(shutil.which, names)), playwright.chromium.executable_path)
-        if not required and not Path(found).exists():
-            pytest.skip("no Chromium here: apt-get install chromium, or playwright install chromium")
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import kill_points
 import pytest
 from tiny_run import assert_same_run, settings
 
@@ -18,7 +19,7 @@ from danlu.configure import to_toml
 
 CHILD = '''
 """usage: CONFIG.toml: train in a fork killed at its n-th point, then resume in another, for every n; a JSON row each"""
-import json, os, pathlib, shutil, signal, sys
+import os, pathlib, shutil, sys
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
 import torch
 import torch.utils.tensorboard
@@ -27,54 +28,22 @@ from danlu.commands.train_ import train
 from danlu.config import TrainConfig
 from danlu.configure import check, read_tables
 from danlu.storage import sha256_of
+from kill_points import at_every_point
 
 torch.set_num_threads(1)
 config = check(TrainConfig, read_tables(sys.argv[1]), sys.argv[1])
 places = [(os, name) for name in ("fsync", "rename", "replace", "symlink", "mkdir", "rmdir", "unlink")]
 places += [(danlu.checkpoint, "save_file"), (danlu.checkpoint, "_write_json"), (danlu.log.MetricsLog, "write")]
 places += [(pathlib.Path, name) for name in ("touch", "write_text")]
-count = 0
 
-def counted(original, point):
-    def call(*args, **kwargs):
-        global count
-        count += 1
-        if count == point:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*args, **kwargs)
-    return call
+def work():
+    done = train(config, resume=True)
+    folder = pathlib.Path(done["checkpoint"])
+    hashes = [sha256_of(folder / name) for name in ("model.safetensors", "trainer/state.safetensors")]
+    losses = [row.get("loss_nats_per_token") for row in danlu.log.read_metrics(config.out)]
+    return {"resumed_at": done["resumed_at"], "step": done["step"], "same": [hashes, losses]}
 
-def run(point):
-    """Train in a fork, killed before its n-th call of those above (0: at none); return status and result."""
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(read)
-        for module, name in places:
-            setattr(module, name, counted(getattr(module, name), point))
-        done = train(config, resume=True)
-        folder = pathlib.Path(done["checkpoint"])
-        hashes = [sha256_of(folder / name) for name in ("model.safetensors", "trainer/state.safetensors")]
-        losses = [row.get("loss_nats_per_token") for row in danlu.log.read_metrics(config.out)]
-        row = {"resumed_at": done["resumed_at"], "step": done["step"], "same": [hashes, losses], "points": count}
-        os.write(write, json.dumps(row).encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        said = pipe.read()
-    return os.waitpid(child, 0)[1], said
-
-train(config)  # here, so that what is imported late is there in every fork
-shutil.rmtree(config.out)
-status, whole = run(0)
-print(whole, flush=True)
-for point in range(1, json.loads(whole)["points"] + 1):
-    shutil.rmtree(config.out)
-    status, _ = run(point)
-    assert status == signal.SIGKILL, (point, status)
-    status, resumed = run(0)
-    assert status == 0, point
-    print(resumed, flush=True)
+at_every_point(places, work, lambda: shutil.rmtree(config.out))
 '''
 
 
@@ -85,7 +54,11 @@ def test_killed_at_every_point_of_a_run_the_resumed_one_ends_with_the_same_bits(
     config = settings(shards_folder, tmp_path / "run", "4 steps", **changes)
     (tmp_path / "config.toml").write_text(to_toml(config))
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(tmp_path / "config.toml")], capture_output=True, text=True, check=False
+        [sys.executable, "-c", CHILD, str(tmp_path / "config.toml")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=kill_points.ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     whole, *resumed = map(json.loads, done.stdout.splitlines())

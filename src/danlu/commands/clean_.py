@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from danlu.commands import SourceOptions, finish, required
 from danlu.config import Table
-from danlu.configure import check, merge, parse_flags, read_tables
+from danlu.configure import check, merge, parse_flags, read_toml
 from danlu.data.cleaning.settings import CleanSettings, Format
 from danlu.data.contamination import Decontaminate
 from danlu.data.near import Near
@@ -104,9 +104,7 @@ def _recipe_file(named: str) -> RecipeFile:
     if named in RECIPES:
         tables: dict[str, Any] = {"recipe": named}
     elif named.endswith(".toml"):
-        if not Path(named).is_file():
-            raise ConfigError(f"--recipe {named}: there is no such file")
-        tables = read_tables(named)
+        tables = read_toml(Path(named), f"Name a TOML file, or one of {', '.join(RECIPES)}: --recipe")
         for key in tables.keys() & Recipe.model_fields.keys():
             raise ConfigError(f"--recipe {named}: `{key}` is a threshold. Put it into the table [set]")
     else:

@@ -6,7 +6,6 @@ stands at which place of the order that training reads: arithmetic, nothing stor
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,9 +16,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from danlu.config import Table
-from danlu.configure import check
+from danlu.configure import check, read_toml
 from danlu.data.batches import interleave, shuffled
-from danlu.errors import ConfigError
 from danlu.types import BatchPlan
 
 
@@ -78,13 +76,7 @@ class Mix(Table):
 
 def read_mix(path: Path) -> Mix:
     """Read a mix file. Raises ConfigError where it cannot be read or contradicts itself."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Name a TOML file of [[source]] tables") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: is no valid TOML ({error})") from None
-    return check(Mix, tables, str(path))
+    return check(Mix, read_toml(path, "Name a TOML file of [[source]] tables"), str(path))
 
 
 @dataclass(frozen=True, slots=True)

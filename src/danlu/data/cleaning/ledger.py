@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu import storage
-from danlu.data.clean import Rule, describe
+from danlu.data.clean import Counts, Rule, describe
 from danlu.data.cleaning.records import line_of
 from danlu.data.contamination import Contamination
 from danlu.data.survey import Survey
@@ -18,13 +18,9 @@ from danlu.types import Document, Drop
 
 
 @dataclass
-class Ledger:
-    """Documents that came in, stayed, went (by reason) and were altered (by rule); sums of parts are the whole's."""
+class Ledger(Counts):
+    """Also which documents were altered (by rule), and a survey; sums of parts are the whole's."""
 
-    documents: int = 0
-    kept: int = 0
-    characters: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
     survey: Survey | None = None
 
