@@ -59,6 +59,7 @@ KEYS = [
     "device.precision",
     "device.threads",
     "device.micro_batch_tokens",
+    "device.attention",
     "device.compile",
     "device.deterministic",
     "adapter",

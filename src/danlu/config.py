@@ -201,6 +201,10 @@ class DeviceConfig(Table):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: a short timed matrix product decides"
     )
+    attention: Literal["auto", "sdpa", "blocked"] = Field(
+        default="auto",
+        description="CPU kernel in training; auto: a trial decides. Name one where two runs must be equal",
+    )
     threads: int = Field(default=0, ge=0, description="CPU threads; 0: the physical cores")
     micro_batch_tokens: int = Field(default=0, ge=0, description="tokens computed at once; 0: chosen at the start")
     compile: Literal["auto", "on", "off"] = Field(

@@ -16,6 +16,12 @@ def test_the_faster_attention_is_recorded(kernel, monkeypatch):
     assert devices.probe(DeviceConfig(name="cpu", threads=1)).attention == kernel
 
 
+@pytest.mark.parametrize("kernel", ["sdpa", "blocked"])
+def test_a_configured_attention_is_kept_and_not_timed(kernel, monkeypatch):
+    monkeypatch.setattr(devices, "faster_attention", None)
+    assert devices.probe(DeviceConfig(name="cpu", threads=1, attention=kernel)).attention == kernel
+
+
 @pytest.mark.parametrize(("bf16_speed", "chosen"), [(5.0, "bf16"), (1.1, "fp32"), (0.01, "fp32")])
 def test_precision_follows_the_measured_speed(bf16_speed, chosen, monkeypatch):
     speeds = {torch.float32: 1.0, torch.bfloat16: bf16_speed}

@@ -62,6 +62,8 @@ def tuned(base, questions, out, *more, budget="6 steps"):
         "0",
         "--device.precision",
         "fp32",
+        "--device.attention",
+        "sdpa",
     ]
     return ["finetune", *map(str, (base, *flags, *more)), "--json"]
 

@@ -326,7 +326,7 @@ def test_a_time_budget_ends_decayed_and_on_time(shards_folder, tmp_path):
 
 
 def test_recorded_revisions_are_repeated_on_resume(shards_folder, tmp_path, monkeypatch):
-    config = settings(shards_folder, tmp_path / "run", budget="6 s", checkpoint_every=7, eval_every=0)
+    config = settings(shards_folder, tmp_path / "run", budget="12 s", checkpoint_every=7, eval_every=0)
     stopped_after(monkeypatch, config, 30)
     before = json.loads((tmp_path / "run" / "plan.json").read_text())["versions"]
     train(config, resume=True)

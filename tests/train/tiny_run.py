@@ -26,7 +26,7 @@ TINY = {
         "head_dim": 16,
         "intermediate_size": 48,
     },
-    "device": {"name": "cpu", "precision": "fp32", "threads": 1, "micro_batch_tokens": 64},
+    "device": {"name": "cpu", "precision": "fp32", "attention": "sdpa", "threads": 1, "micro_batch_tokens": 64},
 }
 
 

@@ -53,13 +53,16 @@ def probe(config: DeviceConfig, window: int = 512) -> Machine:
     torch.set_num_threads(threads)
     precision = faster_precision(device) if config.precision == "auto" else config.precision
     large = 1024 if device.type == "cpu" else 8192
+    attention = config.attention
+    if attention == "auto":
+        attention = faster_attention(DTYPES[precision], window) if device.type == "cpu" else "sdpa"
     return Machine(
         device.type,
         precision,
         threads,
         gemm_flops(device, DTYPES[precision], large),
         config.micro_batch_tokens,
-        faster_attention(DTYPES[precision], window) if device.type == "cpu" else "sdpa",
+        attention,
         config.compile == "on",
     )
 
