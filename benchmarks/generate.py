@@ -162,7 +162,7 @@ def models(args: argparse.Namespace) -> tuple[Model, Any]:
 
     torch.manual_seed(0)
     model = load_model(args.checkpoint) if args.checkpoint else random_model(args.preset)
-    model.compute_dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
+    model.compute_dtype, model.compiled = torch.bfloat16 if args.precision == "bf16" else torch.float32, True
     theirs: Any = Qwen3ForCausalLM(Qwen3Config(**model.hf_config())).eval()
     theirs.load_state_dict(model.state_dict(), strict=False)
     return model, theirs.to(model.compute_dtype)

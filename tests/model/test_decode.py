@@ -1,10 +1,12 @@
-"""One token of every row at a time: the few operations of `decode.NextTokens` against the uncached forward."""
+"""One token of every row at a time: `decode.NextTokens`, and the compiled `FewRows`, against the uncached forward."""
+
+import sys
 
 import pytest
 import torch
 from random_models import SHAPES, random_qwen3
 
-from danlu.model import decode
+from danlu.model import decode, few_rows
 
 LENGTH = 300
 
@@ -13,17 +15,33 @@ def ids_of(rows=1):
     return torch.randint(131, (rows, LENGTH), generator=torch.Generator().manual_seed(3))
 
 
+@pytest.fixture(params=["plain", "compiled"])
+def compiled(request, monkeypatch):
+    """Tell whether few rows are to be read by compiled code, which then does not have to prove that it is faster."""
+    monkeypatch.setattr(few_rows, "pays", lambda *_: True)
+    return request.param == "compiled"
+
+
 @pytest.fixture
-def reads(monkeypatch):
-    """Count the tokens that NextTokens reads."""
+def reads(monkeypatch, compiled):
+    """Collect the lengths of the first row where NextTokens reads, after checking who does the work."""
     positions = []
-    read = decode.NextTokens.read
+    read, read_few = decode.NextTokens.read, few_rows.FewRows.read
 
     def counting(self, ids_BT, cache):
+        by_compiled.clear()
         positions.append(cache.lengths[0])
-        return read(self, ids_BT, cache)
+        logits_BV = read(self, ids_BT, cache)
+        assert bool(by_compiled) == (compiled and len(ids_BT) <= few_rows.FewRows.MOST)
+        return logits_BV
 
+    def noting(self, ids_BT, cache):
+        by_compiled.append(len(ids_BT))
+        return read_few(self, ids_BT, cache)
+
+    by_compiled = []
     monkeypatch.setattr(decode.NextTokens, "read", counting)
+    monkeypatch.setattr(few_rows.FewRows, "read", noting)
     return positions
 
 
@@ -38,8 +56,9 @@ def one_by_one(model, ids_BT, prefill):
 
 @pytest.mark.parametrize("prefill", [0, 250])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_logits_equal_the_uncached_forward(shape, prefill, reads):
+def test_logits_equal_the_uncached_forward(shape, prefill, compiled, reads):
     model, ids_BT = random_qwen3(shape), ids_of()
+    model.compiled = compiled
     with torch.no_grad():
         whole = model(ids_BT).logits_BTV
     torch.testing.assert_close(one_by_one(model, ids_BT, prefill), whole, rtol=1e-4, atol=1e-4)
@@ -47,8 +66,9 @@ def test_logits_equal_the_uncached_forward(shape, prefill, reads):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_bf16_logits_are_as_close_to_fp32_as_the_uncached_ones(shape, reads):
+def test_bf16_logits_are_as_close_to_fp32_as_the_uncached_ones(shape, compiled, reads):
     model, ids_BT = random_qwen3(shape), ids_of()
+    model.compiled = compiled
     with torch.no_grad():
         exact = model(ids_BT).logits_BTV
         model.compute_dtype = torch.bfloat16
@@ -62,10 +82,10 @@ def test_bf16_logits_are_as_close_to_fp32_as_the_uncached_ones(shape, reads):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_rows_of_different_lengths_are_read_together(shape, dtype, reads):
+def test_rows_of_different_lengths_are_read_together(shape, dtype, compiled, reads):
     """Each as if it were alone, whether or not they are equally long, and whatever lies beyond their ends."""
     model, ids_BT = random_qwen3(shape), ids_of(4)
-    model.compute_dtype = dtype
+    model.compute_dtype, model.compiled = dtype, compiled
     tolerance = 1e-4 if dtype == torch.float32 else 0.15
     with torch.inference_mode(), model.frozen():
         whole = model(ids_BT).logits_BTV
@@ -96,3 +116,40 @@ def test_only_the_next_tokens_come_here(reads):
     with torch.no_grad():
         model(one, cache=model.new_cache(1, LENGTH))  # weights that may change
     assert reads == []
+
+
+def test_a_bf16_cache_holds_the_nearest_bf16_numbers():
+    """Compared with PyTorch's own rounding, ties and both signs included."""
+    bits = torch.randint(-(2**31), 2**31, (4096,), generator=torch.Generator().manual_seed(0))
+    ties = torch.arange(0x3F80_0000, 0x3F90_0000, 0x8000)
+    numbers = torch.cat([bits, ties, -ties]).to(torch.int32).view(torch.float32)
+    numbers = numbers[numbers.isfinite()]
+    stored = torch.empty_like(numbers, dtype=torch.bfloat16)
+    rounding = few_rows.njit(lambda given, out: few_rows._store(given, out))
+    rounding(numbers.numpy(), stored.view(torch.uint16).numpy())
+    assert torch.equal(stored, numbers.bfloat16())
+
+
+def test_more_rows_than_few_are_read_by_pytorch(compiled, reads):
+    model, rows = random_qwen3("plain"), few_rows.FewRows.MOST + 1
+    model.compiled, ids_BT = compiled, ids_of(rows)
+    with torch.inference_mode(), model.frozen():
+        cache = model.new_cache(rows, LENGTH)
+        model(ids_BT[:, :5], cache=cache)
+        got = model(ids_BT[:, 5:6], cache=cache).logits_BTV
+        torch.testing.assert_close(got, model(ids_BT[:, :6]).logits_BTV[:, 5:], rtol=1e-4, atol=1e-4)
+    assert reads == [5]
+
+
+def test_without_numba_few_rows_are_read_by_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "danlu.model.few_rows", None)
+    model = random_qwen3("plain")
+    model.compiled = True
+    with torch.no_grad(), model.frozen():
+        assert model._frozen.next_tokens.few_rows is None
+
+
+def test_compiled_code_is_loaded_only_when_asked_for():
+    model = random_qwen3("plain")
+    with torch.no_grad(), model.frozen():
+        assert model._frozen.next_tokens.few_rows is None

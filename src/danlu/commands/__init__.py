@@ -62,7 +62,7 @@ class DeviceOptions:
         machine = Machine(self.device, precision, torch.get_num_threads(), gemm_flops=0.0)
         device = prepare(machine, deterministic=False)
         model, tokenizer = load_model(folder, device=device.type), load_tokenizer(folder)
-        model.compute_dtype = machine.dtype
+        model.compute_dtype, model.compiled = machine.dtype, True
         return model, tokenizer
 
 

@@ -158,7 +158,7 @@ def bench_generate(options: Generate) -> dict[str, Any]:
         raise ConfigError(f"{wanted:,} tokens do not fit into the model's context of {model.context:,}: ask for fewer")
     machine = devices.probe(DeviceConfig(name=options.device, precision=options.precision), model.context)
     model.to(devices.prepare(machine, deterministic=False))
-    model.compute_dtype = machine.dtype
+    model.compute_dtype, model.compiled = machine.dtype, True
     one = tokenizer.decode([next(i for i in range(tokenizer.vocab_size) if tokenizer.decode([i]).isalnum())])
     prompt = _of_tokens(one, options.prompt_tokens - 1, tokenizer.encode)
     speeds: list[float] = []

@@ -3,7 +3,7 @@
 Reading a token costs one pass over the weights. Ordinary calls around the products cost as much again: each is
 small, and while they run the other cores fall asleep. So here the residual stream is added to in place, a layer's
 learned scales and its rotation are one factor, and keys and values are stored by one copy.
-`Qwen3.forward` comes here by itself where it can.
+`Qwen3.forward` comes here by itself where it can. Few rows may be read by compiled code: see `few_rows`.
 
 Shapes: B rows, D width, H query heads, G key/value heads, N = H + G, K channels of a head, S keys, L layers,
 V vocabulary.
@@ -24,6 +24,7 @@ from danlu.model.kernels import linear
 from danlu.model.layers import rope_tables
 
 if TYPE_CHECKING:
+    from danlu.model.few_rows import FewRows
     from danlu.model.qwen3 import Joined, Qwen3
 
 
@@ -36,7 +37,10 @@ def applies(ids_BT: Tensor, positions: Tensor | None, segments: Tensor | None, c
 class NextTokens:
     """Reads tokens with a model's frozen weights. The stream is kept in float32."""
 
-    def __init__(self, model: Qwen3, joined: Sequence[Joined], head_VD: Tensor):
+    def __init__(self, model: Qwen3, plain: tuple[Sequence[Joined], Tensor], packed: tuple[Sequence[Joined], Tensor]):
+        """Take the joined weights and the head as they are, and as `kernels.pack` lays them out."""
+        self.few_rows = _compiled(model, *plain)
+        joined, head_VD = packed
         c = model.config
         self.heads, self.groups, self.head_dim = c.num_attention_heads, c.num_key_value_heads, c.head_dim
         self.theta, self.dtype = c.rope_theta, model.compute_dtype
@@ -47,6 +51,8 @@ class NextTokens:
 
     def read(self, ids_B1: Tensor, cache: Cache) -> Tensor:
         """Append a token to every row of the cache and return logits_BV of the next."""
+        if self.few_rows and len(ids_B1) <= self.few_rows.MOST:
+            return self.few_rows.read(ids_B1, cache).to(self.dtype)
         H, G = self.heads, self.groups
         x_BD = F.embedding(ids_B1[:, 0], self.embedding_VD)
         mask, places = cache.mask(1), cache.next_places()
@@ -77,6 +83,18 @@ class NextTokens:
         own_LBNK = (self.scale_LNK[:, None] * cos_B1K).to(self.dtype)
         other_LBNK = (swapped_LNK[:, None] * sin_B1K).to(self.dtype)
         return zip(own_LBNK.unbind(), other_LBNK.unbind(), strict=True)
+
+
+def _compiled(model: Qwen3, joined: Sequence[Joined], head_VD: Tensor) -> FewRows | None:
+    """Return the compiled reader of few rows, where it is wanted, there is numba, and it pays."""
+    if not model.compiled or head_VD.device.type != "cpu":
+        return None
+    try:
+        from danlu.model.few_rows import FewRows, pays
+
+        return FewRows(model, joined, head_VD) if pays(head_VD.dtype, torch.get_num_threads()) else None
+    except (ImportError, RuntimeError, OSError):  # numba is not installed, or cannot keep what it compiled
+        return None
 
 
 def _normalise_and_rotate(qk_BNK: Tensor, rotation: tuple[Tensor, Tensor], eps: Tensor) -> None:

@@ -23,7 +23,11 @@ Attention = Literal["sdpa", "blocked"]
 
 
 class Model(nn.Module, ABC):
-    """Base of the families. `compute_dtype` and `attention` say how a forward computes, not what."""
+    """Base of the families. `compute_dtype`, `attention` and `compiled` say how a forward computes, not what.
+
+    `compiled`: the next tokens of few rows are read by compiled code where numba is installed (extra [fast]) and the
+    family has some. It takes a second to load, and some more when it is compiled for the first time on a machine.
+    """
 
     model_type: str
     architecture: str
@@ -33,6 +37,7 @@ class Model(nn.Module, ABC):
         self.config, self.vocab_size, self.context = config, vocab_size, context
         self.compute_dtype = torch.float32
         self.attention: Attention = "sdpa"
+        self.compiled = False
         self.adapter: Adapter | None = None
 
     @abstractmethod

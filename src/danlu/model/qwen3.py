@@ -207,9 +207,9 @@ class Qwen3(Model):
     def frozen(self) -> Iterator[None]:
         """Keep the joined weights, laid out for few rows, while the block runs: for generation without gradients."""
         with torch.no_grad():
-            joined, head_VD = self._join(self.compute_dtype, merged=True)
-            joined, head_VD = [weights.packed() for weights in joined], pack(head_VD)
-            self._frozen = Frozen(joined, head_VD, decode.NextTokens(self, joined, head_VD))
+            plain = self._join(self.compute_dtype, merged=True)
+            packed = [weights.packed() for weights in plain[0]], pack(plain[1])
+            self._frozen = Frozen(*packed, decode.NextTokens(self, plain, packed))
         try:
             yield
         finally:
