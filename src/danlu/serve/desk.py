@@ -1,12 +1,14 @@
 """Between the event loop and the worker's thread: requests go in, the pieces of their answers come back in order.
 
 Pieces that nobody has fetched yet are joined, so that a slow reader costs no more than its answer's own size, and
-holds up nobody: the worker never waits for a reader.
+holds up nobody: the worker never waits for a reader. The loop is not woken for every token: each time it takes a core
+from the worker.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +23,7 @@ from danlu.serve.errors import ApiError
 from danlu.serve.metrics import Metrics
 
 PAUSE_S = 0.02
-"""A stream brings what was written in so many seconds at once: an event wakes a thread here and one at the reader."""
+"""What was written within so many seconds is handed on at once, unless an answer ends."""
 
 
 class Desk:
@@ -35,6 +37,7 @@ class Desk:
         self.under_way = 0
         self._come: deque[tuple[Answers, int, Piece]] = deque()
         self._called = False
+        self._next_call = 0.0
 
     def require_room(self, answers: int) -> None:
         """Raise ApiError where so many answers more are too many, now or ever."""
@@ -46,10 +49,14 @@ class Desk:
             raise ApiError(429, message, code="rate_limit_exceeded")
 
     def take(self, loop: asyncio.AbstractEventLoop, answers: Answers, number: int, piece: Piece) -> None:
-        """Take a piece, in the worker's thread; the loop is called once for all that came meanwhile."""
+        """Take a piece, in the worker's thread; the loop is called once for all that came meanwhile.
+
+        What is kept back goes with the next piece; every answer has a last one, which is never kept back.
+        """
         self._come.append((answers, number, piece))
-        if not self._called:
-            self._called = True
+        now = time.monotonic()
+        if not self._called and (piece.stopped or (answers.streamed and now >= self._next_call)):
+            self._called, self._next_call = True, now + PAUSE_S
             with suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 loop.call_soon_threadsafe(self._hand_on)
 
@@ -81,10 +88,7 @@ class Answers:
         self._ready: deque[int] = deque()
         self._numbers: dict[int, int] = {}
         self._due = asyncio.Event()
-        """Whether what has come is to be fetched."""
-        self._next = self._begun
-        """When, if not at once."""
-        self._timer: asyncio.TimerHandle | None = None
+        """Whether there is something to fetch."""
         self._said = False
 
     async def __aenter__(self) -> Answers:
@@ -104,8 +108,6 @@ class Answers:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self._cancel()
-        if self._timer:
-            self._timer.cancel()
         self.desk.metrics.request_seconds.add(self._loop.time() - self._begun)
 
     def _cancel(self) -> None:
@@ -120,14 +122,7 @@ class Answers:
         if not self._pieces[number]:
             self._ready.append(number)
         self._pieces[number].append(piece)
-        if piece.stopped or (self.streamed and self._loop.time() >= self._next):
-            self._due.set()
-        elif self.streamed and self._timer is None and not self._due.is_set():
-            self._timer = self._loop.call_at(self._next, self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        if self._ready:  # an answer that ended may have had everything fetched
+        if piece.stopped or self.streamed:
             self._due.set()
 
     def __aiter__(self) -> Answers:
@@ -142,7 +137,6 @@ class Answers:
         self._pieces[number] = []
         if not self._ready:
             self._due.clear()
-            self._next = self._loop.time() + PAUSE_S
         self.completion_tokens += len(piece.tokens)
         if piece.stopped:
             del self._numbers[number]
