@@ -385,10 +385,26 @@ def test_a_reload_keeps_conversation_settings_and_draft(visit):
     assert visit.asked() == ["简短", "一", *said, "二"]
 
 
+def test_two_tabs_keep_their_own_conversations(visit):
+    first = visit()
+    ask(first, "一")
+    second = first.context.new_page()
+    second.goto(first.url)
+    second.locator("#send:enabled").wait_for()
+    assert raw_answers(second) == raw_answers(first), "a new tab begins with what was kept last"
+    ask(second, "二")
+    said = [raw_answers(page) for page in (first, second)]
+    assert [len(answers) for answers in said] == [1, 2]
+    for page in (first, second):
+        page.reload()
+        page.locator("#send:enabled").wait_for()
+    assert [raw_answers(page) for page in (first, second)] == said
+
+
 @pytest.mark.parametrize("kept", ["{", "[1]", '{"turns": {"chat": [1, {"question": 2}]}, "knobs": 3, "mode": 4}'])
 def test_what_is_kept_may_be_broken(visit, kept):
     page = visit()
-    page.evaluate("kept => localStorage.setItem('danlu.page', kept)", kept)
+    page.evaluate("kept => { for (const s of [localStorage, sessionStorage]) s.setItem('danlu.page', kept) }", kept)
     page.reload()
     page.locator("#send:enabled").wait_for()
     ask(page, "一")
