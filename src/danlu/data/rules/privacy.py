@@ -37,7 +37,7 @@ _STRETCH = re.compile(rf"[0-9+(（][0-9 .()（）+{_DASH}]{{5,}}[0-9Xx]?[0-9A-Za
 """What numbers are written with, and what follows it: patterns of numbers need to look nowhere else."""
 _BETWEEN = f"[ {_DASH}]"
 _PREFIX = "1(?:3[0-9]|4[5-9]|5[0-35-9]|[6-9][0-9])"
-"""Of mobile numbers. Source: the numbering plan of the ministry (MIIT), without 14x of machines, which have 13 digits."""
+"""Of mobile numbers. Source: the ministry's numbering plan, without those of machines (140 to 144: 13 digits)."""
 _GROUPS = rf"(?:[ .{_DASH}][0-9]{{4}}){{2}}(?![ .{_DASH}][0-9]{{4}}(?![0-9]))"
 """Two groups of four; a third makes it a long number in groups."""
 _MOBILE = rf"(?:(?:\+|00)?86{_BETWEEN}?)?{_PREFIX}(?:[0-9]{{8}}|{_GROUPS})"

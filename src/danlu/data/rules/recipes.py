@@ -15,6 +15,7 @@ from danlu.data.rules.encoding import Broken, RepairMojibake
 from danlu.data.rules.language import Chinese, Identified, py3langid
 from danlu.data.rules.lines import FinishSentence, ListLines, Menu, RepeatedLines
 from danlu.data.rules.links import Links
+from danlu.data.rules.markup import StripMarkup
 from danlu.data.rules.normalise import ShortenRuns, Simplify, compose, half_width, unescape
 from danlu.data.rules.perplexity import Perplexity
 from danlu.data.rules.privacy import MaskPersonal, Secret
@@ -35,6 +36,10 @@ class Recipe(Table):
         default=0.2, description="share of characters that wrong decoding leaves (measured: 0.3 and more)"
     )
     broken: Share = Field(default=0.01, description="share of lost characters (U+FFFD, 锟斤拷, private use)")
+    broken_lines: Share = Field(default=0.2, description="drop where more than this stands in lost lines; less is cut")
+    markup: Share | None = Field(
+        default=0.7, description="drop where more of the text is HTML; less is taken off; None: HTML stays"
+    )
     longest_run: int | None = Field(
         default=3, ge=1, description="longest run of one sign; longer ones are cut; None: any"
     )
@@ -44,6 +49,9 @@ class Recipe(Table):
     )
     other_letters: Share = Field(
         default=0.1, description="share of letters neither Han nor Latin: kana, hangul, Cyrillic"
+    )
+    chinese_sentences: Share = Field(
+        default=0.3, description="share of a mixed text's words, in Chinese sentences, for which it stays"
     )
     identify: bool = Field(default=False, description="ask the identifier py3langid too (slow: about 4 MB/s)")
     boilerplate: Share = Field(default=0.5, description="drop where more of the text is boilerplate; less is cut")
@@ -96,6 +104,7 @@ RECIPES: dict[RecipeName, Recipe] = {
         min_chars=200,
     ),
     "chat": Recipe(
+        markup=None,
         han=0.1,
         boilerplate=0.6,
         symbols=0.3,
@@ -134,14 +143,15 @@ def recipe(name: RecipeName, settings: Recipe | None = None, perplexity: Perplex
 
 def _form(s: Recipe) -> list[Rule]:
     rules: list[Rule] = [RepairMojibake(s.garbled, s.ftfy), normalise_lines, strip_wrappers]
-    rules += [at_least(s.min_chars), Broken(s.broken), unescape, half_width, compose]
+    rules += [at_least(s.min_chars), Broken(s.broken, s.broken_lines)]
+    rules += [unescape if s.markup is None else StripMarkup(s.markup), half_width, compose]
     if s.longest_run is not None:
         rules.append(ShortenRuns(s.longest_run))
     return [*rules, *([Simplify()] if s.simplify else [])]
 
 
 def _language(s: Recipe) -> list[Rule]:
-    return [Chinese(s.han, s.other_letters), *([Identified(py3langid())] if s.identify else [])]
+    return [Chinese(s.han, s.other_letters, s.chinese_sentences), *([Identified(py3langid())] if s.identify else [])]
 
 
 def _content(s: Recipe) -> list[Rule]:
