@@ -67,15 +67,16 @@ LYRICS = """月光照着旧时的小镇
 流过我们年少的时候
 你说过会一直牵着我的手
 走到世界的尽头"""
-ABSTRACT = """摘要：本文研究了黄土高原典型小流域的土壤侵蚀过程，利用十年的观测资料分析了降雨强度、坡度与植被覆盖对产沙量的影响。\
-结果表明，植被覆盖率超过百分之六十时，产沙量显著下降，而坡度的影响随覆盖率的提高而减弱。研究结果可为水土保持措施的布局提供依据。
+ABSTRACT = """摘要：本文研究了黄土高原典型小流域的土壤侵蚀过程，利用十年的观测资料分析了降雨强度、坡度与植被覆盖\
+对产沙量的影响。结果表明，植被覆盖率超过百分之六十时，产沙量显著下降，而坡度的影响随覆盖率的提高而减弱。研究结果可为水土保持措施的布局提供依据。
 关键词：土壤侵蚀；黄土高原；植被覆盖
 Abstract: This paper studies soil erosion in a typical small catchment of the Loess Plateau. Ten years of observations \
-were used to analyse how rainfall intensity, slope and vegetation cover influence sediment yield. The results show that \
-sediment yield falls markedly where vegetation covers more than sixty percent of the ground, and that the influence of \
-slope weakens as the cover grows. The results may serve the planning of soil and water conservation.
+were used to analyse how rainfall intensity, slope and vegetation cover influence sediment yield. The results show \
+that sediment yield falls markedly where vegetation covers more than sixty percent of the ground, and that \
+the influence of slope weakens as the cover grows. The results may serve the planning of soil and water conservation.
 Key words: soil erosion; Loess Plateau; vegetation cover"""
-JAPANESE = """川端康成的《雪国》开头只有一句话，却被许多人反复引用：“国境の長いトンネルを抜けると雪国であった。夜の底が白くなった。”\
+JAPANESE = """川端康成的《雪国》开头只有一句话，却被许多人反复引用：\
+“国境の長いトンネルを抜けると雪国であった。夜の底が白くなった。”\
 译者们为怎样译出那种忽然明亮的感觉费了许多心思，有人译得简洁，有人译得铺陈，但都舍不得丢掉那一片白。"""
 LETTER = """亲爱的妈妈：
 您好！我到学校已经一个月了，这里的一切都好，您不用惦记。宿舍里住着四个人，大家相处得很愉快，周末常常一起去爬山。\
@@ -168,7 +169,8 @@ GOOD = [
     ),
     Example(
         "comparisons and code",
-        "如果 a < b 并且 c > d，那么循环就会提前结束，这是很多人第一次写这段程序时没有想到的。\n```html\n<p>段落</p>\n```\n"
+        "如果 a < b 并且 c > d，那么循环就会提前结束，这是很多人第一次写这段程序时没有想到的。\n"
+        "```html\n<p>段落</p>\n```\n"
         "上面这段代码里的标签会原样显示。List<Object> 是一个对象的列表，而 `<b>` 只是一个标签的名字。",
         kept=("a < b 并且 c > d", "<p>段落</p>", "List<Object>", "`<b>`"),
         whole=True,

@@ -6,10 +6,12 @@ import pytest
 
 from danlu.data.characters import Kind
 from danlu.data.rules.boilerplate import CutBoilerplate
+from danlu.data.rules.endings import FinishSentence
 from danlu.data.rules.language import Chinese, Identified, py3langid
-from danlu.data.rules.lines import FinishSentence, ListLines, Menu, RepeatedLines
+from danlu.data.rules.lines import ListLines, Menu
 from danlu.data.rules.links import Links
 from danlu.data.rules.quality import AtMost, FunctionWords, RepeatedSequences
+from danlu.data.rules.repeated_lines import RepeatedLines
 from danlu.errors import DataError
 from danlu.types import Document, Drop
 

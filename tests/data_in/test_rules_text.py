@@ -10,7 +10,7 @@ from danlu.data.characters import HALF_WIDTH, Kind, kinds
 from danlu.data.clean import Rule, describe, normalise_lines
 from danlu.data.rules.boilerplate import CutBoilerplate
 from danlu.data.rules.encoding import Broken, RepairMojibake
-from danlu.data.rules.lines import FinishSentence
+from danlu.data.rules.endings import FinishSentence
 from danlu.data.rules.normalise import ShortenRuns, Simplify, compose, half_width, unescape
 from danlu.data.rules.privacy import MaskPersonal
 from danlu.data.rules.recipes import Recipe, recipe

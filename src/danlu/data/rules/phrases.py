@@ -29,7 +29,7 @@ class Phrases:
 
     alone: re.Pattern[str]
     paired: re.Pattern[str]
-    groups: dict[str, int]
+    groups: dict[str, str]
     begin: re.Pattern[str]
     made_of: re.Pattern[str]
 
@@ -43,7 +43,7 @@ class Phrases:
         """Tell whether one phrase of the first part is in a text or two of the second."""
         if self.alone.search(text):
             return True
-        return len({self.groups[found] for found in self.paired.findall(text)}) >= 2
+        return len({self.groups.get(found, found) for found in self.paired.findall(text)}) >= 2
 
     def is_part_of_a_page(self, line: str) -> bool:
         """Tell whether a line only names a source, an editor or what may be clicked on."""
@@ -70,7 +70,7 @@ def phrases_of(path: Path) -> Phrases:
                 raise DataError(f"{path}: {line} is no part of a list of phrases. There are {', '.join(_PARTS)}")
         elif line and not line.startswith(("#", "…")):
             part.append(line)
-    groups = {phrase: group for group, line in enumerate(parts[_PAIRED]) for phrase in line.split("|")}
+    groups = {phrase: line for line in parts[_PAIRED] for phrase in line.split("|")}
     made_of = _any_of(parts[_MADE_OF])
     return Phrases(
         re.compile(_any_of(parts[_ALONE])),

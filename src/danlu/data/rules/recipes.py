@@ -10,16 +10,19 @@ from pydantic import Field
 from danlu.config import Table
 from danlu.data.characters import Kind
 from danlu.data.clean import Rule, at_least, normalise_lines, strip_wrappers
-from danlu.data.rules.boilerplate import PHRASES, CutBoilerplate
+from danlu.data.rules.boilerplate import CutBoilerplate
 from danlu.data.rules.encoding import Broken, RepairMojibake
+from danlu.data.rules.endings import FinishSentence
 from danlu.data.rules.language import Chinese, Identified, py3langid
-from danlu.data.rules.lines import FinishSentence, ListLines, Menu, RepeatedLines
+from danlu.data.rules.lines import Headlines, ListLines, Menu
 from danlu.data.rules.links import Links
 from danlu.data.rules.markup import StripMarkup
 from danlu.data.rules.normalise import ShortenRuns, Simplify, compose, half_width, unescape
 from danlu.data.rules.perplexity import Perplexity
+from danlu.data.rules.phrases import PHRASES
 from danlu.data.rules.privacy import MaskPersonal, Secret
 from danlu.data.rules.quality import AtMost, FunctionWords, RepeatedSequences
+from danlu.data.rules.repeated_lines import RepeatedLines
 
 RecipeName = Literal["web", "books", "chat"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -68,6 +71,13 @@ class Recipe(Table):
     function_words_from: int = Field(default=50, ge=0, description="Han characters from which that is asked")
     repeated_lines: Share = Field(default=0.3, description="share of lines that are copies (Gopher)")
     repeated_line_characters: Share = Field(default=0.2, description="share of characters in copies of lines (Gopher)")
+    refrain: Share = Field(default=0.6, description="share of lines, and of characters, in copies of lines in verse")
+    grammar: Share = Field(
+        default=0.1,
+        description="share of words of grammar from which short lines are verse "
+        "(measured: 95 % of lists of twelve headlines have less than 0.09, 95 % of reviews more than 0.13)",
+    )
+    headlines: Share = Field(default=0.8, description="share of characters in lines that are headlines or titles")
     from_lines: int = Field(
         default=4, ge=1, description="lines from which shares of list items, ellipses and links count"
     )
@@ -97,7 +107,9 @@ RECIPES: dict[RecipeName, Recipe] = {
         han=0.6,
         boilerplate=0.3,
         function_words_from=200,
+        repeated_lines=1,
         bullet_lines=1,
+        headlines=1,
         menu=1,
         longest_run=None,
         finish_from=None,
@@ -114,6 +126,7 @@ RECIPES: dict[RecipeName, Recipe] = {
         repeated_line_characters=0.3,
         bullet_lines=1,
         ellipsis_lines=1,
+        headlines=1,
         menu=1,
         repeated_sequences=0.4,
         top_sequence=0.5,
@@ -164,11 +177,12 @@ def _content(s: Recipe) -> list[Rule]:
 
 
 def _shape(s: Recipe) -> list[Rule]:
-    finish: list[Rule] = [] if s.finish_from is None else [FinishSentence(s.finish_from, s.finish_keep)]
+    finish: list[Rule] = [] if s.finish_from is None else [FinishSentence(s.finish_from, s.finish_keep, s.grammar)]
     return [
-        RepeatedLines(s.repeated_lines, s.repeated_line_characters),
+        RepeatedLines(s.repeated_lines, s.repeated_line_characters, s.refrain, s.grammar),
         ListLines(s.bullet_lines, s.ellipsis_lines, s.from_lines),
-        Menu(s.menu, s.menu_entry, s.menu_entries),
+        Menu(s.menu, s.menu_entry, s.menu_entries, s.grammar),
+        Headlines(s.headlines, s.grammar, s.from_lines),
         FunctionWords(s.function_words, s.function_words_from),
         RepeatedSequences(s.repeated_sequences, s.top_sequence, s.repeated_from),
         *finish,
