@@ -17,7 +17,7 @@ _LEFT = 0.5
 
 @dataclass(frozen=True)
 class CutBoilerplate:
-    """Cut sentences with a phrase of the list, and lines that are no more than parts of a page.
+    """Cut sentences with a phrase of the list, and, with `page_lines`, lines that are no more than parts of a page.
 
     Of a line of up to `line` characters half must be left, or it goes whole. A text more than `share` of which would be
     cut is dropped. The list, `phrases.txt`, says what counts.
@@ -28,6 +28,7 @@ class CutBoilerplate:
     line: int
     share: float
     phrases: Path = PHRASES
+    page_lines: bool = True
     _phrases: Phrases = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -36,7 +37,7 @@ class CutBoilerplate:
     def __call__(self, document: Document) -> Document | Drop:
         """Cut, or drop."""
         text = document.text
-        if not self._phrases.suspects(text):
+        if not self._phrases.in_sentence(text) and not any(map(self._is_part_of_a_page, text.split("\n"))):
             return document
         kept = "\n".join(line for line in self._lines(text) if line is not None)
         if kept == text:
@@ -47,12 +48,15 @@ class CutBoilerplate:
     def _lines(self, text: str) -> Iterator[str | None]:
         """Yield what is left of each line, None for a line of which nothing is."""
         for line in text.split("\n"):
-            if self._phrases.is_part_of_a_page(line):
+            if self._is_part_of_a_page(line):
                 yield None
                 continue
             sentences = _SENTENCES.findall(line)
             kept = "".join(s for s in sentences if not self._phrases.in_sentence(s))
             yield kept if len(kept) == len(line) or len(kept) >= self._least(line) else None
+
+    def _is_part_of_a_page(self, line: str) -> bool:
+        return self.page_lines and self._phrases.is_part_of_a_page(line)
 
     def _least(self, line: str) -> float:
         return 1 if len(line) > self.line else max(1, _LEFT * len(line))

@@ -19,6 +19,7 @@ _SIGNED = re.compile(
 )
 """A date behind the last sentence, with a name or a place; a name behind a dash."""
 _LIST = re.compile("[^:：]{1,12}[:：].*[；;、,，]")
+_YEAR = re.compile(f"{_NUMBER}{{4}} ?[年./-]")
 _NO_NAME = re.compile(r"[。！？!?，,、；;：:—\-（(“‘《]$|[。！？!?，©|｜]|://|www\.")
 """What a line of a signature does not have."""
 _SHORT, _LONGEST, _MOST_LINES = 7, 20, 5
@@ -68,7 +69,7 @@ def _is_whole(line: str) -> bool:
 
     Names of people and of offices have no words of grammar; two Latin letters count as one.
     """
-    if _LIST.match(line):
+    if _LIST.match(line) or (len(line) <= _LONGEST and _YEAR.search(line)):
         return not line.endswith(("；", ";", "、", ",", "，"))
     width = len(line) - sum(map(str.isascii, line)) / 2
     return not _NO_NAME.search(line) and (width <= _SHORT or (width <= _LONGEST and grammar(line) == 0))

@@ -14,8 +14,8 @@ from danlu.types import Document, Drop
 Identify = Callable[[str], tuple[str, float]]
 """A text's language and how sure that is."""
 _READ = 2_000
-_FEWEST_HAN = 30
-_SENTENCES = re.compile("[^\n。！？!?]+")
+_FEWEST_HAN = 20
+_CLAUSES = re.compile("[^\n。！？!?，；：“”‘’「」『』]+")
 
 
 @dataclass(frozen=True)
@@ -23,25 +23,25 @@ class Chinese:
     """Drop a text fewer than `share` of whose letters are Han, or more than `other_letters` of a third script.
 
     An English word has some five letters and a Chinese one some two, so a text that is Chinese in half of its words has
-    a share of 0.3. Japanese shows by its kana. A text that fails is looked at by sentences (an abstract in two
-    languages, a quotation): it stays where those that pass hold `sentences` of its words, and 30 Han.
+    a share of 0.3. Japanese shows by its kana. A text that fails is looked at by clauses (an abstract in two languages,
+    a quotation): it stays where those that pass hold `clauses` of its words, and 20 Han.
     """
 
     share: float
     other_letters: float
-    sentences: float = 1
+    clauses: float = 1
 
     def __call__(self, document: Document) -> Document | Drop:
-        """Count letters, of the text and, if need be, of its sentences."""
+        """Count letters, of the text and, if need be, of its clauses."""
         counts = kinds(document.text)
         if not _han(counts):
             return Drop("not_chinese")
         if self._passes(counts):
             return document
-        each = kinds_of_parts(_SENTENCES.findall(document.text)).T
+        each = kinds_of_parts(_CLAUSES.findall(document.text)).T
         chinese = _han(each[:, self._passes(each)]).sum()
         words = (_han(each) / 2 + _latin(each) / 5 + each[Kind.LETTER] / 2).sum()
-        enough = chinese >= _FEWEST_HAN and chinese / 2 >= self.sentences * words
+        enough = chinese >= _FEWEST_HAN and chinese / 2 >= self.clauses * words
         return document if enough else Drop("not_chinese")
 
     def _passes(self, counts: Any) -> Any:

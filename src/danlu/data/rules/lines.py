@@ -33,9 +33,14 @@ def grammar(text: str) -> float:
 
 
 def is_verse(text: str, lines: list[str], least_grammar: float) -> bool:
-    """Tell whether a text with these lines is a poem or a song: six different ones or more, short, of spoken words."""
+    """Tell whether a text with these lines is a poem or a song: six different ones or more, short, of spoken words.
+
+    Lines of 24 characters at most, of four or more on the average: entries of menus are shorter.
+    """
+    if grammar(text) < least_grammar or len(set(lines)) < _VERSE_LINES:
+        return False
     short = sum(len(line) <= _VERSE_LINE for line in lines)
-    return len(set(lines)) >= _VERSE_LINES and short >= 0.9 * len(lines) and grammar(text) >= least_grammar
+    return short >= 0.9 * len(lines) and sum(map(len, lines)) >= 4 * len(lines)
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,8 @@ class ListLines:
 class Menu:
     """Drop a text of `from_entries` or more, more than `share` of whose characters stand in entries of up to `longest`.
 
-    Entries are what stands between white space, bars and arrows; one with a sentence's punctuation is none. A text with
-    as many words of grammar as `grammar` is verse.
+    Entries are what stands between white space, bars and arrows; one with a sentence's punctuation is none. Verse, with
+    as many words of grammar as `grammar`, is no menu.
     Source: after FineWeb (Penedo et al. 2024, section 3.6), which drops pages of mostly short lines.
     """
 
@@ -87,7 +92,7 @@ class Menu:
         short = sum(len(e) for e in entries if len(e) <= self.longest and not _SENTENCE_MARKS.search(e))
         if len(entries) < self.from_entries or short <= self.share * sum(map(len, entries)):
             return document
-        return document if grammar(text) >= self.grammar else Drop("menu")
+        return document if is_verse(text, entries, self.grammar) else Drop("menu")
 
 
 @dataclass(frozen=True)

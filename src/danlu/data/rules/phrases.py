@@ -18,7 +18,8 @@ _PARTS = _ALONE, _PAIRED, _BEGIN, _MADE_OF = (
     "[a line is made of]",
 )
 _GAP = "[^\n。！？]{0,12}"
-_SIGNS = r"[\s0-9()（）\[\]【】〖〗<>《》|｜/\\·•:：,，、.。…+＋—\-»«→←_~*]"
+_COLON, _BAR = "[:：]", " ?[:：丨|｜]"
+_SIGNS = r"[\W\d_]"
 _LONGEST_LINE = 60
 _ENDS = ("。", "！", "？", "!", "?", "……")
 
@@ -32,12 +33,6 @@ class Phrases:
     groups: dict[str, str]
     begin: re.Pattern[str]
     made_of: re.Pattern[str]
-
-    def suspects(self, text: str) -> bool:
-        """Tell whether there is anything to look for in a text."""
-        if self.in_sentence(text):
-            return True
-        return any(map(self.is_part_of_a_page, text.split("\n")))
 
     def in_sentence(self, text: str) -> bool:
         """Tell whether one phrase of the first part is in a text or two of the second."""
@@ -76,7 +71,7 @@ def phrases_of(path: Path) -> Phrases:
         re.compile(_any_of(parts[_ALONE])),
         re.compile(_any_of(groups)),
         groups,
-        re.compile(rf"[\s（(【\[]{{0,3}}(?:{_any_of(parts[_BEGIN])})"),
+        re.compile(rf"[\s（(【\[]{{0,3}}(?:{_any_of(parts[_BEGIN]).replace(_COLON, _BAR)})"),
         re.compile(rf"{_SIGNS}*(?:(?:{made_of}){_SIGNS}*)+"),
     )
 
@@ -90,5 +85,5 @@ def _any_of(phrases: Iterable[str]) -> str:
 
 
 def _pattern_of(phrase: str) -> str:
-    pattern = _GAP.join(map(re.escape, phrase.removesuffix("$").split("…"))).replace("：", "[:：]")
+    pattern = _GAP.join(map(re.escape, phrase.removesuffix("$").split("…"))).replace("：", _COLON)
     return pattern + "(?![\u4e00-\u9fff])" if phrase.endswith("$") else pattern

@@ -53,14 +53,15 @@ class Recipe(Table):
     other_letters: Share = Field(
         default=0.1, description="share of letters neither Han nor Latin: kana, hangul, Cyrillic"
     )
-    chinese_sentences: Share = Field(
-        default=0.3, description="share of a mixed text's words, in Chinese sentences, for which it stays"
+    chinese_clauses: Share = Field(
+        default=0.25, description="share of a mixed text's words, in Chinese clauses, for which it stays"
     )
     identify: bool = Field(default=False, description="ask the identifier py3langid too (slow: about 4 MB/s)")
     boilerplate: Share = Field(default=0.5, description="drop where more of the text is boilerplate; less is cut")
     boilerplate_line: int = Field(
         default=100, ge=0, description="lines up to this length go whole, of longer ones the sentence"
     )
+    page_lines: bool = Field(default=True, description="cut lines that only name a source or what may be clicked on")
     phrases: Path | None = Field(default=None, strict=False, description="a list of phrases in place of danlu's own")
     link_characters: Share = Field(default=0.3, description="share of characters in addresses")
     link_lines: Share = Field(default=0.5, description="share of lines with an address, from `from_lines` lines on")
@@ -78,6 +79,7 @@ class Recipe(Table):
         "(measured: 95 % of lists of twelve headlines have less than 0.09, 95 % of reviews more than 0.13)",
     )
     headlines: Share = Field(default=0.8, description="share of characters in lines that are headlines or titles")
+    headlines_from: int = Field(default=6, ge=1, description="lines from which a text can be a list of headlines")
     from_lines: int = Field(
         default=4, ge=1, description="lines from which shares of list items, ellipses and links count"
     )
@@ -119,6 +121,7 @@ RECIPES: dict[RecipeName, Recipe] = {
         markup=None,
         han=0.1,
         boilerplate=0.6,
+        page_lines=False,
         symbols=0.3,
         digits=0.7,
         punctuation=0.7,
@@ -164,12 +167,12 @@ def _form(s: Recipe) -> list[Rule]:
 
 
 def _language(s: Recipe) -> list[Rule]:
-    return [Chinese(s.han, s.other_letters, s.chinese_sentences), *([Identified(py3langid())] if s.identify else [])]
+    return [Chinese(s.han, s.other_letters, s.chinese_clauses), *([Identified(py3langid())] if s.identify else [])]
 
 
 def _content(s: Recipe) -> list[Rule]:
     return [
-        CutBoilerplate(s.boilerplate_line, s.boilerplate, s.phrases or PHRASES),
+        CutBoilerplate(s.boilerplate_line, s.boilerplate, s.phrases or PHRASES, s.page_lines),
         Links(s.link_characters, s.link_lines, s.from_lines),
         AtMost(Kind.SYMBOL, s.symbols, "symbols"),
         AtMost(Kind.PUNCTUATION, s.punctuation, "punctuation"),
@@ -182,7 +185,7 @@ def _shape(s: Recipe) -> list[Rule]:
         RepeatedLines(s.repeated_lines, s.repeated_line_characters, s.refrain, s.grammar),
         ListLines(s.bullet_lines, s.ellipsis_lines, s.from_lines),
         Menu(s.menu, s.menu_entry, s.menu_entries, s.grammar),
-        Headlines(s.headlines, s.grammar, s.from_lines),
+        Headlines(s.headlines, s.grammar, s.headlines_from),
         FunctionWords(s.function_words, s.function_words_from),
         RepeatedSequences(s.repeated_sequences, s.top_sequence, s.repeated_from),
         *finish,
