@@ -20,7 +20,7 @@ _C1 = {
 """What Windows-1252 has where Latin-1 has control characters."""
 _LOST = "锟斤拷"
 """U+FFFD twice, in UTF-8, read as GBK."""
-_FEWEST, _OF_A_LINE = 6, 0.3
+_FEWEST, _OF_A_LINE = 5, 0.3
 
 
 def optional(package: str, what: str) -> ModuleType:
