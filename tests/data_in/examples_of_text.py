@@ -191,6 +191,23 @@ GOOD = [
         whole=True,
     ),
     Example("a novel with short answers", novel("* * *"), recipe="books", whole=True),
+    Example(
+        "a recipe without full stops",
+        "红烧肉的做法\n食材：五花肉一斤\n调料：生抽、老抽、冰糖\n1. 五花肉切块，冷水下锅焯水\n2. 锅里放油，下冰糖炒出糖色\n"
+        "3. 倒入肉块翻炒，加生抽老抽\n4. 加热水没过肉，小火炖一个小时\n5. 大火收汁，出锅装盘",
+        whole=True,
+    ),
+    Example(
+        "subtitles",
+        "你为什么不告诉我\n我以为你早就知道了\n那天晚上下着很大的雨\n我在车站等了你三个小时\n可是你一直没有来\n"
+        "后来我就一个人走了\n走了很远很远的路\n现在说这些还有什么用呢",
+        whole=True,
+    ),
+    Example(
+        "words of Japanese",
+        "日语里“ありがとうございます”是谢谢的意思，对长辈和客人说的时候要用敬语，朋友之间可以只说前半。",
+        whole=True,
+    ),
     Example("a play", play(), recipe="books", whole=True),
 ]
 BAD = [

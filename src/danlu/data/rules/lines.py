@@ -13,6 +13,7 @@ _ELLIPSES = ("…", "...", "。。。")
 _SEPARATORS = re.compile(r"[\s|｜>»›/_]+")
 _SENTENCE_MARKS = re.compile("[，。！？；：,!?;:]")
 _COLON = re.compile("[:：]")
+_STEP = re.compile("[0-9]{1,2} ?[.、．)）]")
 _HEADLINE = range(5, 51)
 _VERSE_LINE, _VERSE_LINES = 24, 6
 ENDS = "。！？…!?；;．"
@@ -99,8 +100,8 @@ class Menu:
 class Headlines:
     """Drop a text of `from_lines` or more, more than `share` of whose characters stand in headlines or titles of links.
 
-    These are lines of 5 to 50 characters that end no sentence, with one comma at most and no colon near their start
-    (as in a table: 尺寸：中号), where the text has fewer words of grammar than `grammar`.
+    These are lines of 5 to 50 characters that end no sentence, with one comma at most (none in a numbered step) and no
+    colon near their start (as in a table: 尺寸：中号), where the text has fewer words of grammar than `grammar`.
     """
 
     share: float
@@ -121,4 +122,5 @@ class Headlines:
 def _is_headline(line: str) -> bool:
     if len(line) not in _HEADLINE or line.endswith(tuple(ENDS)) or _COLON.search(line, 0, 7):
         return False
-    return "。" not in line and line.count("，") <= 1
+    commas = line.count("，")
+    return "。" not in line and (commas == 0 or (commas == 1 and not _STEP.match(line)))
