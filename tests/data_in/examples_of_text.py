@@ -193,8 +193,9 @@ GOOD = [
     Example("a novel with short answers", novel("* * *"), recipe="books", whole=True),
     Example(
         "a recipe without full stops",
-        "红烧肉的做法\n食材：五花肉一斤\n调料：生抽、老抽、冰糖\n1. 五花肉切块，冷水下锅焯水\n2. 锅里放油，下冰糖炒出糖色\n"
-        "3. 倒入肉块翻炒，加生抽老抽\n4. 加热水没过肉，小火炖一个小时\n5. 大火收汁，出锅装盘",
+        "红烧肉的做法\n食材：五花肉一斤\n调料：生抽、老抽、冰糖\n1. 五花肉切块，冷水下锅焯水\n"
+        "2. 锅里放油，下冰糖炒出糖色\n3. 倒入肉块翻炒，加生抽老抽\n4. 加热水没过肉，小火炖一个小时\n"
+        "5. 大火收汁，出锅装盘",
         whole=True,
     ),
     Example(
