@@ -237,7 +237,7 @@ def digits(rng: random.Random, count: int) -> str:
 
 
 def mobile(rng: random.Random) -> str:
-    number = "1" + rng.choice("3456789") + digits(rng, 9)
+    number = rng.choice(["13", "15", "16", "17", "18", "19"]) + rng.choice("01235689") + digits(rng, 8)
     return rng.choice([number, f"{number[:3]}-{number[3:7]}-{number[7:]}", f"{number[:3]} {number[3:7]} {number[7:]}"])
 
 

@@ -6,10 +6,12 @@ import pytest
 
 from danlu.data.characters import Kind
 from danlu.data.rules.boilerplate import CutBoilerplate
+from danlu.data.rules.endings import FinishSentence
 from danlu.data.rules.language import Chinese, Identified, py3langid
-from danlu.data.rules.lines import FinishSentence, ListLines, Menu, RepeatedLines
+from danlu.data.rules.lines import Headlines, ListLines, Menu
 from danlu.data.rules.links import Links
 from danlu.data.rules.quality import AtMost, FunctionWords, RepeatedSequences
+from danlu.data.rules.repeated_lines import RepeatedLines
 from danlu.errors import DataError
 from danlu.types import Document, Drop
 
@@ -34,10 +36,13 @@ def reason(rule, text: str) -> str | None:
         ("The quick brown fox.", "not_chinese"),
         ("東京は日本の首都です。人がたくさん住んでいます。", "not_chinese"),
         ("12345 !!!", "not_chinese"),
+        (f"{PROSE}" + "The spring has come and the snow has gone from all the hills. " * 2, None),
+        (f"{PROSE}" + "The spring has come and the snow has gone from all the hills. " * 9, "not_chinese"),
+        (f"日语里“ありがとうございます。”是谢谢，{PROSE}", None),
     ],
 )
 def test_chinese_by_its_letters(text, expected):
-    assert reason(Chinese(0.5, 0.1), text) == expected
+    assert reason(Chinese(0.5, 0.1, 0.3), text) == expected
 
 
 def test_an_identifier_may_be_asked():
@@ -100,6 +105,39 @@ def test_copies_of_lines():
     assert reason(rule, f"{PROSE}\n\n一行\n一行\n二行\n三行") is None
 
 
+VERSE = [f"我在{place}等你的{thing}" for place in "山河湖海" for thing in ("信", "歌", "花")]
+
+
+def test_a_refrain_is_no_repetition_but_a_line_said_all_the_time_is():
+    rule, refrain = RepeatedLines(0.3, 0.2, 0.6, 0.1), ["啊我们的故乡", "流过少年的时候"]
+    song = "\n".join([*VERSE[:6], *refrain, *VERSE[6:], *refrain * 4])
+    assert reason(RepeatedLines(0.3, 0.2), song) == "repeated_lines"
+    assert reason(rule, song) is None
+    assert reason(rule, "\n".join([*VERSE, *refrain * 20])) == "repeated_lines"
+    assert reason(rule, "\n".join(["我在山河等你的信", "你在海上等我的歌"] * 9)) == "repeated_lines"
+
+
+def test_lines_between_chapters_are_cut():
+    rule = RepeatedLines(1, 0.2)
+    chapters = [f"第{i}章\n{PROSE}{i}。\n{i}{PROSE}{i}{PROSE}{i}{PROSE}" for i in range(6)]
+    book = "\n".join(chapters)
+    assert rule(document("\n某某书屋 最快更新\n".join([*chapters, ""]))) == document(book)
+    for mine in ("“嗯。”", "* * *", "哈姆雷特"):
+        text = f"\n{mine}\n".join(chapters)
+        assert rule(document(text)) == document(text)
+    dense = "\n某某书屋 最快更新\n".join("一二三四五六七八九十")
+    assert reason(rule, dense) == "repeated_lines"
+
+
+def test_lists_of_headlines():
+    rule = Headlines(0.8, 0.1, 4)
+    titles = "全市召开春耕工作会议\n城区三条道路改造\n图书馆延长开放时间\n女篮联赛主场三连胜"
+    assert reason(rule, titles) == "headlines"
+    assert reason(rule, f"{titles}\n{PROSE}") is None
+    assert reason(rule, "\n".join(VERSE)) is None
+    assert reason(rule, "颜色：深蓝与浅灰\n尺寸：中号大号加大\n材质：纯棉针织面料\n产地：浙江省绍兴市") is None
+
+
 def test_bullets_and_ellipses():
     rule = ListLines(0.9, 0.3, 4)
     assert reason(rule, "- 一\n* 二\n• 三\n■ 四") == "bullet_lines"
@@ -128,6 +166,21 @@ def test_a_last_sentence_is_finished_or_goes():
     assert reason(rule, "没有句号") is None
 
 
+def test_a_signature_is_no_broken_sentence():
+    rule = FinishSentence(20, 0.5, 0.1)
+    for end in ("\n张三\n2021年3月5日", "2021年3月5日", " 张三 2021-03-05", "——张三", "\n二〇二一年三月五日，于北京"):
+        assert rule(document(PROSE + end)) == document(PROSE + end)
+    assert rule(document(f"{PROSE}\n关键词：春天；村庄")) == document(f"{PROSE}\n关键词：春天；村庄")
+    for end in (
+        "他生于2021年3月5日的早上，后来",
+        "\n您还没有登录，请先登录再发帖",
+        "\n更多请看 www.example.cn",
+        "\n他转过身，",
+    ):
+        assert rule(document(PROSE + end)) == document(PROSE)
+    assert reason(rule, "\n".join(VERSE)) is None
+
+
 def test_links():
     rule = Links(0.3, 0.5, 4)
     assert reason(rule, "新闻 http://www.example.com/a/12345") == "links"
@@ -143,6 +196,28 @@ def test_boilerplate_lines_are_cut():
 def test_of_a_long_line_only_the_sentence_is_cut():
     rule = CutBoilerplate(100, 0.5)
     assert rule(document(f"{PROSE * 3}扫码关注微信公众号！{PROSE}")) == document(PROSE * 4)
+
+
+def test_of_a_short_line_the_sentence_is_cut_where_most_of_it_is_good():
+    rule = CutBoilerplate(100, 0.5)
+    assert rule(document(f"{PROSE}扫码关注微信公众号！")) == document(PROSE)
+
+
+def test_lines_made_of_controls_and_names_of_editors_are_cut():
+    rule = CutBoilerplate(100, 0.5)
+    for line in (
+        "上一章 目录 下一章",
+        "点赞(12) | 收藏 | 转发",
+        "[打印] [关闭]",
+        "共 3 页 第 1 页",
+        "来源:新华社",
+        "编辑 | 王明",
+    ):
+        assert rule(document(f"{PROSE}\n{line}\n{PROSE}")) == document(f"{PROSE}\n{PROSE}")
+        kept = document(f"{PROSE}\n{line}\n{PROSE}")
+        assert CutBoilerplate(100, 0.5, page_lines=False)(kept) == kept
+    for line in ("来源：本品为豆科植物的干燥根。", "上一章讲了函数", "点赞的人很多", "目录学", "版权所有者有权起诉"):
+        assert rule(document(f"{PROSE}\n{line}")) == document(f"{PROSE}\n{line}")
 
 
 def test_a_text_full_of_it_is_dropped():

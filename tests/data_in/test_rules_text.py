@@ -10,10 +10,12 @@ from danlu.data.characters import HALF_WIDTH, Kind, kinds
 from danlu.data.clean import Rule, describe, normalise_lines
 from danlu.data.rules.boilerplate import CutBoilerplate
 from danlu.data.rules.encoding import Broken, RepairMojibake
-from danlu.data.rules.lines import FinishSentence
+from danlu.data.rules.endings import FinishSentence
+from danlu.data.rules.markup import StripMarkup
 from danlu.data.rules.normalise import ShortenRuns, Simplify, compose, half_width, unescape
 from danlu.data.rules.privacy import MaskPersonal
 from danlu.data.rules.recipes import Recipe, recipe
+from danlu.data.rules.repeated_lines import RepeatedLines
 from danlu.errors import DataError
 from danlu.types import Document, Drop
 
@@ -25,7 +27,10 @@ CHANGING: list[Rule] = [
     half_width,
     compose,
     ShortenRuns(3),
+    StripMarkup(0.7),
+    Broken(0.1, 0.5),
     CutBoilerplate(100, 0.5),
+    RepeatedLines(1, 1),
     FinishSentence(20, 0.5),
     MaskPersonal(EVERY_SECRET),
 ]
@@ -34,6 +39,8 @@ PIECES = [
     *"é\u0301\u0323ﾊ가\uf900\u2126😀\ufffdÖÐ¹ä¸涓浗鐨锛\u3000\xa0",
     *["&nbsp;", "&#20013;", "&amp;", "&lt;", "&#x4e2d;", "138", "1381234", "5678", "010-", "6222", "1101011990"],
     *["0307", "a.b@c.cn", "192.168.", "8.8.8.8", "扫码关注", "点击", "下方", "领取优惠券", "包邮", "热线"],
+    *["<p>", "</p>", "<br>", "<a href=x>", "<script>", "</script>", "<!--", "-->", "```", "&gt;", "&amp;lt;"],
+    *["上一章", "来源：", "电话：", "8567", "＠", "张三\n", "2021年3月5日"],
     *["未经", "许可", "转载", "http://a.cn/", "ICP备"],
 ]
 
@@ -168,6 +175,34 @@ def test_a_kind_for_every_code_point():
 
 TRAPS = [*"中a@（加!”.…Ａ \n\ud800", "13", "1-", "a@a.", "http://", "a\u0301\u0323", "\u0323\u0301", "点击", "&#1"]
 TRAPS += ["ÖÐ", "涓浗", "未经", "11010119900101123", "6222 ", "1.2.3.", "a|", "锟斤拷", "啊\n", "Copyright "]
+TRAPS += [
+    "<p>",
+    "<p",
+    "</p>",
+    "<script>",
+    "<!--",
+    "<<b></b>p>",
+    "&amp;",
+    "&amp;lt;",
+    "``",
+    "a`",
+    "```",
+    "\n ",
+    "<b>\n\t",
+]
+TRAPS += [
+    "上一章",
+    "上一章\n",
+    "来源：\n",
+    "第页",
+    "电话8567",
+    "电话8567123、",
+    "138-1234-",
+    "4 0 0 ",
+    "12345678901一行字\n",
+    "あ中。",
+    "Ãé\n",
+]
 
 
 @pytest.mark.parametrize("trap", TRAPS, ids=repr)
@@ -178,3 +213,39 @@ def test_no_text_of_a_million_characters_takes_long(trap):
     for rule in rules:
         rule(long)
     assert time.process_time() - start < 10
+
+
+def test_html_is_taken_off_and_what_only_looks_like_it_stays():
+    rule = StripMarkup(0.7)
+    assert (
+        text_of(rule, "<p class='x'>一段话说到这里。</p><p>两段话&amp;&lt;三段&#x4e2d;</p>")
+        == "一段话说到这里。\n两段话&<三段中"
+    )
+    assert (
+        text_of(rule, "<table><tr><td>甲</td><td>乙丙丁戊己庚辛壬癸</td></tr></table>" + SAMPLE)
+        == f"甲  乙丙丁戊己庚辛壬癸\n{SAMPLE}"
+    )
+    assert text_of(rule, SAMPLE + "<SCRIPT>if (a<b) x()</SCRIPT><!-- <b>注</b> -->") == SAMPLE
+    for text in (
+        "a<b，c>d",
+        "map<int, b> List<Object>",
+        "用 <b> 和 <i> 标签",
+        "`<p>一</p>`",
+        "```\n<p>一</p>\n",
+        "AT&T; &xyz;",
+    ):
+        assert text_of(rule, text) == text
+    assert rule(document("<li><a href='/12345'>一</a></li>" * 9)) == Drop("markup")
+    assert rule(document("<<b></b>p>一</p>" * 9)) == Drop("markup")  # which makes new tags again and again
+
+
+def test_a_garbled_line_goes_or_is_read_again_and_the_others_stay():
+    rule = RepairMojibake(0.2, ftfy=False)
+    line = "今天我们都很高兴。"
+    text = "\n".join([SAMPLE] * 5)
+    assert text_of(rule, f"{text}\n{line.encode().decode('latin-1')}\n{SAMPLE}") == f"{text}\n{line}\n{SAMPLE}"
+    assert text_of(rule, f"{text}\n{line.encode().decode('gbk', 'replace')}\n{SAMPLE}") == f"{text}\n{SAMPLE}"
+    for sound in ("枸杞、榧子、山楂、茯苓", "René Müller, Zoë Garçon"):
+        assert text_of(rule, f"{text}\n{sound}") == f"{text}\n{sound}"
+    assert text_of(Broken(0.01, 0.2), f"{text}\n{line}\ufffd\ufffd锟斤拷") == text
+    assert Broken(0.01, 0.2)(document(f"{SAMPLE}\n{SAMPLE}锟斤拷锟斤拷锟斤拷")) == Drop("broken_text")

@@ -77,6 +77,13 @@ def kinds_of_each(texts: Sequence[str]) -> np.ndarray:
     return np.bincount(found, minlength=len(texts) * len(Kind)).reshape(len(texts), len(Kind))
 
 
+def kinds_of_parts(parts: Sequence[str]) -> np.ndarray:
+    """Count the characters of a text's parts by `Kind`: int64 [parts, kinds]; of a long text in bounded memory."""
+    if sum(map(len, parts)) <= _BLOCK:
+        return kinds_of_each(parts)
+    return np.array([kinds(part) for part in parts])
+
+
 def code_points(text: str, block: int = _BLOCK) -> Iterator[np.ndarray]:
     """Yield a text's code points, uint32, a block at a time, so that a long text takes no more memory than a block."""
     for start in range(0, len(text), block):

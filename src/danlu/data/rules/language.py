@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from danlu.data.characters import Kind, kinds
+from danlu.data.characters import Kind, kinds, kinds_of_parts
 from danlu.data.rules.encoding import optional
 from danlu.types import Document, Drop
 
 Identify = Callable[[str], tuple[str, float]]
 """A text's language and how sure that is."""
 _READ = 2_000
+_FEWEST_HAN = 20
+_CLAUSES = re.compile("[^\n。！？!?，；：“”‘’「」『』]+")
 
 
 @dataclass(frozen=True)
@@ -19,19 +23,40 @@ class Chinese:
     """Drop a text fewer than `share` of whose letters are Han, or more than `other_letters` of a third script.
 
     An English word has some five letters and a Chinese one some two, so a text that is Chinese in half of its words has
-    a share of 0.3. Japanese shows by its kana.
+    a share of 0.3. Japanese shows by its kana. A text that fails is looked at by clauses (an abstract in two languages,
+    a quotation): it stays where those that pass hold `clauses` of its words, and 20 Han.
     """
 
     share: float
     other_letters: float
+    clauses: float = 1
 
     def __call__(self, document: Document) -> Document | Drop:
-        """Count letters."""
+        """Count letters, of the text and, if need be, of its clauses."""
         counts = kinds(document.text)
-        han = counts[Kind.HAN] + counts[Kind.FUNCTION] + counts[Kind.GARBLED]
-        letters = han + counts[Kind.LATIN] + counts[Kind.WIDE] + counts[Kind.UPPER_LATIN] + counts[Kind.LETTER]
-        strange = han < self.share * letters or counts[Kind.LETTER] > self.other_letters * letters
-        return Drop("not_chinese") if strange or not han else document
+        if not _han(counts):
+            return Drop("not_chinese")
+        if self._passes(counts):
+            return document
+        each = kinds_of_parts(_CLAUSES.findall(document.text)).T
+        chinese = _han(each[:, self._passes(each)]).sum()
+        words = (_han(each) / 2 + _latin(each) / 5 + each[Kind.LETTER] / 2).sum()
+        enough = chinese >= _FEWEST_HAN and chinese / 2 >= self.clauses * words
+        return document if enough else Drop("not_chinese")
+
+    def _passes(self, counts: Any) -> Any:
+        """Judge the counts of a text, or of many: those of a kind in a row."""
+        han, other = _han(counts), counts[Kind.LETTER]
+        letters = han + _latin(counts) + other
+        return (han >= self.share * letters) & (other <= self.other_letters * letters)
+
+
+def _han(counts: Any) -> Any:
+    return counts[Kind.HAN] + counts[Kind.FUNCTION] + counts[Kind.GARBLED]
+
+
+def _latin(counts: Any) -> Any:
+    return counts[Kind.LATIN] + counts[Kind.WIDE] + counts[Kind.UPPER_LATIN]
 
 
 @dataclass(frozen=True)

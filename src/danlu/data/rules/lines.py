@@ -1,10 +1,9 @@
-"""What lines tell: lines said twice, bullets, ellipses, menus, a last sentence that breaks off."""
+"""What lines tell: bullets, ellipses, menus, headlines, verse."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from danlu.data.characters import Kind, kinds
 from danlu.types import Document, Drop
@@ -13,10 +12,14 @@ _BULLETS = tuple("-*•·●○■□◆◇▪▶►※★☆➤√")
 _ELLIPSES = ("…", "...", "。。。")
 _SEPARATORS = re.compile(r"[\s|｜>»›/_]+")
 _SENTENCE_MARKS = re.compile("[，。！？；：,!?;:]")
-_ENDS = "。！？…!?；;．"
-_CLOSERS = "”’」』）)】》〉]\"'"
-_FINISHED = tuple(_ENDS + _CLOSERS + ".~：:")
-_UP_TO_LAST_END = re.compile(rf"(?s:.*)(?:[{_ENDS}]|\.(?![0-9A-Za-z]))[{re.escape(_CLOSERS)}]*")
+_COLON = re.compile("[:：]")
+_STEP = re.compile("[0-9]{1,2} ?[.、．)）]")
+_HEADLINE = range(5, 51)
+_VERSE_LINE, _VERSE_LINES = 24, 6
+ENDS = "。！？…!?；;．"
+CLOSERS = "”’」』）)】》〉]\"'"
+FINISHED = tuple(ENDS + CLOSERS + ".~：:")
+"""What a finished sentence ends in; a last line may end in a colon or a ~ as well."""
 
 
 def lines_of(text: str) -> list[str]:
@@ -24,27 +27,21 @@ def lines_of(text: str) -> list[str]:
     return [stripped for line in text.split("\n") if (stripped := line.strip())]
 
 
-@dataclass(frozen=True)
-class RepeatedLines:
-    """Drop a text more than `lines` of whose lines, or `characters` of whose characters, stand in copies of lines.
+def grammar(text: str) -> float:
+    """Return the share of words of grammar among the Han characters: 0.05 in headlines, a quarter in what is said."""
+    counts = kinds(text)
+    return counts[Kind.FUNCTION] / max(1, counts[Kind.HAN] + counts[Kind.FUNCTION] + counts[Kind.GARBLED])
 
-    Source: Gopher, table A1: 0.30 of the lines, 0.20 of the characters.
+
+def is_verse(text: str, lines: list[str], least_grammar: float) -> bool:
+    """Tell whether a text with these lines is a poem or a song: six different ones or more, short, of spoken words.
+
+    Lines of 24 characters at most, of four or more on the average: entries of menus are shorter.
     """
-
-    lines: float
-    characters: float
-
-    def __call__(self, document: Document) -> Document | Drop:
-        """Count what came before."""
-        if "\n" not in document.text:
-            return document
-        counts = Counter(lines_of(document.text))
-        copies = sum(count - 1 for count in counts.values())
-        copied = sum((count - 1) * len(line) for line, count in counts.items())
-        total = sum(count * len(line) for line, count in counts.items())
-        if copies > self.lines * counts.total() or copied > self.characters * total:
-            return Drop("repeated_lines")
-        return document
+    if grammar(text) < least_grammar or len(set(lines)) < _VERSE_LINES:
+        return False
+    short = sum(len(line) <= _VERSE_LINE for line in lines)
+    return short >= 0.9 * len(lines) and sum(map(len, lines)) >= 4 * len(lines)
 
 
 @dataclass(frozen=True)
@@ -76,13 +73,15 @@ class ListLines:
 class Menu:
     """Drop a text of `from_entries` or more, more than `share` of whose characters stand in entries of up to `longest`.
 
-    Entries are what stands between white space, bars and arrows; one with a sentence's punctuation is none.
+    Entries are what stands between white space, bars and arrows; one with a sentence's punctuation is none. Verse, with
+    as many words of grammar as `grammar`, is no menu.
     Source: after FineWeb (Penedo et al. 2024, section 3.6), which drops pages of mostly short lines.
     """
 
     share: float
     longest: int
     from_entries: int
+    grammar: float = 1
 
     def __call__(self, document: Document) -> Document | Drop:
         """Measure the entries, where the text has separators enough."""
@@ -92,26 +91,36 @@ class Menu:
             return document
         entries = [entry for entry in _SEPARATORS.split(text) if entry]
         short = sum(len(e) for e in entries if len(e) <= self.longest and not _SENTENCE_MARKS.search(e))
-        many = len(entries) >= self.from_entries
-        return Drop("menu") if many and short > self.share * sum(map(len, entries)) else document
+        if len(entries) < self.from_entries or short <= self.share * sum(map(len, entries)):
+            return document
+        return document if is_verse(text, entries, self.grammar) else Drop("menu")
 
 
 @dataclass(frozen=True)
-class FinishSentence:
-    """Cut a text of `from_characters` or more back to its last finished sentence, drop it if less than `keep` is left.
+class Headlines:
+    """Drop a text of `from_lines` or more, more than `share` of whose characters stand in headlines or titles of links.
 
-    Source: C4 (Raffel et al. 2020, section 2.2) keeps only lines that end in terminal punctuation.
+    These are lines of 5 to 50 characters that end no sentence, with one comma at most (none in a numbered step) and no
+    colon near their start (as in a table: 尺寸：中号), where the text has fewer words of grammar than `grammar`.
     """
 
-    from_characters: int
-    keep: float
+    share: float
+    grammar: float
+    from_lines: int
 
     def __call__(self, document: Document) -> Document | Drop:
-        """Look for the last end of a sentence."""
+        """Look at every line."""
         text = document.text
-        if len(text) < self.from_characters or text.endswith(_FINISHED):
+        if text.count("\n") + 1 < self.from_lines or grammar(text) >= self.grammar:
             return document
-        finished = _UP_TO_LAST_END.match(text)
-        if finished is None or finished.end() < self.keep * len(text):
-            return Drop("unfinished")
-        return replace(document, text=finished[0])
+        lines = lines_of(text)
+        titles = sum(len(line) for line in lines if _is_headline(line))
+        many = len(lines) >= self.from_lines
+        return Drop("headlines") if many and titles > self.share * sum(map(len, lines)) else document
+
+
+def _is_headline(line: str) -> bool:
+    if len(line) not in _HEADLINE or line.endswith(tuple(ENDS)) or _COLON.search(line, 0, 7):
+        return False
+    commas = line.count("，")
+    return "。" not in line and (commas == 0 or (commas == 1 and not _STEP.match(line)))

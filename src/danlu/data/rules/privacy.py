@@ -30,19 +30,38 @@ _NUMBERS: tuple[Secret, ...] = ("id_number", "bank_card", "phone", "ip_address")
 """Longer ones first: a phone number may be a part of an ID number."""
 _FEWEST_DIGITS = 4
 """Of anything that is masked: 8.8.8.8."""
-_STRETCH = re.compile("[0-9+(（][0-9 .()（）+-]{5,}[0-9Xx]?[0-9A-Za-z万亿元%％]?")
+_MEASURES = "万亿元%％次件台吨名户册辆份株米人"
+"""What makes a number a count."""
+_DASH = r"\-‐‑–—－"
+_STRETCH = re.compile(rf"[0-9+(（][0-9 .()（）+{_DASH}]{{5,}}[0-9Xx]?[0-9A-Za-z{_MEASURES}]?")
 """What numbers are written with, and what follows it: patterns of numbers need to look nowhere else."""
-_MOBILE = r"(?:(?:\+|00)?86[ -]?)?1[3-9][0-9](?:[ .-]?[0-9]{4}){2}"
+_BETWEEN = f"[ {_DASH}]"
+_PREFIX = "1(?:3[0-9]|4[5-9]|5[0-35-9]|[6-9][0-9])"
+"""Of mobile numbers. Source: the ministry's numbering plan, without those of machines (140 to 144: 13 digits)."""
+_GROUPS = rf"(?:[ .{_DASH}][0-9]{{4}}){{2}}(?![ .{_DASH}][0-9]{{4}}(?![0-9]))"
+"""Two groups of four; a third makes it a long number in groups."""
+_MOBILE = rf"(?:(?:\+|00)?86{_BETWEEN}?)?{_PREFIX}(?:[0-9]{{8}}|{_GROUPS})"
 _AREA = r"0(?:10|2[0-9]|[3-9][0-9]{2})"
-_LANDLINE = rf"(?:[(（]{_AREA}[)）][ -]?|{_AREA}[ -]?)[2-9][0-9]{{2,3}}[ -]?[0-9]{{4}}(?:-[0-9]{{1,5}})?"
-_SERVICE = r"[48]00[ -]?[0-9]{3}[ -]?[0-9]{4}"
+_LOCAL = rf"[2-9][0-9]{{2,3}}{_BETWEEN}?[0-9]{{4}}"
+_LANDLINE = rf"(?:[(（]{_AREA}[)）]{_BETWEEN}?|{_AREA}{_BETWEEN}{{0,2}}){_LOCAL}(?:[{_DASH}][0-9]{{1,5}})?"
+_SERVICE = rf"[48]00(?:{_BETWEEN}?[0-9]){{7}}"
+_ENDED = rf"(?![0-9]|\.[0-9]|[{_MEASURES}])"
+_PROVINCE = "(?:1[1-5]|2[1-3]|3[1-7]|4[1-6]|5[0-4]|6[1-5]|71|8[1-3])"
+"""That an ID number begins with. Source: GB/T 2260."""
 _PATTERNS: dict[Secret, re.Pattern[str]] = {
-    "email": re.compile(r"[0-9A-Za-z._%+-]{1,64}@(?:[0-9A-Za-z-]{1,63}\.){1,4}[A-Za-z]{2,24}"),
-    "id_number": re.compile(r"(?<![0-9])[1-9][0-9]{5}[ -]?(?:19|20)[0-9]{6}[ -]?[0-9]{3}[0-9Xx](?![0-9A-Za-z])"),
+    "email": re.compile(r"[0-9A-Za-z._%+-]{1,64}[@＠](?:[0-9A-Za-z-]{1,63}[.．]){1,4}[A-Za-z]{2,24}"),
+    "id_number": re.compile(
+        rf"(?<![0-9]){_PROVINCE}[0-9]{{4}}[ -]?(?:19|20)[0-9]{{6}}[ -]?[0-9]{{3}}[0-9Xx](?![0-9A-Za-z])"
+    ),
     "bank_card": re.compile(r"(?<![0-9])[3-6][0-9]{3}(?:[ -]?[0-9]{4}){3}(?:[ -]?[0-9]{1,3})?(?![0-9])"),
-    "phone": re.compile(rf"(?<![0-9])(?<![0-9][.])(?:{_MOBILE}|{_LANDLINE}|{_SERVICE})(?![0-9]|\.[0-9]|[万亿元%％])"),
+    "phone": re.compile(rf"(?<![0-9])(?<![0-9][.])(?:{_MOBILE}|{_LANDLINE}|{_SERVICE}){_ENDED}"),
     "ip_address": re.compile(r"(?<![0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9.])"),
 }
+_LOCALS = re.compile(
+    rf"(?:电话|热线|传真|座机|[Tt][Ee][Ll])(?:号码)?[是为.:： ]{{0,3}}(?:{_LOCAL}(?:{_ENDED})[、/,，或和 ]{{0,2}})+"
+)
+"""Numbers without an area code, behind a word that says what they are."""
+_LOCAL_NUMBER = re.compile(_LOCAL)
 
 
 @dataclass(frozen=True)
@@ -50,7 +69,8 @@ class MaskPersonal:
     """Replace personal data by placeholders and count it in the record's field `masked`.
 
     ID numbers need a valid check digit and date, bank cards a valid check digit, IP addresses a public range; phone
-    numbers are Chinese mobile numbers, landlines with their area code and 400/800 numbers, with or without separators.
+    numbers are Chinese mobile numbers, landlines with their area code or behind a word like 电话, and 400/800 numbers,
+    with or without separators.
     """
 
     secrets: tuple[Secret, ...] = ("email", "id_number", "phone")
@@ -58,14 +78,17 @@ class MaskPersonal:
     def __call__(self, document: Document) -> Document:
         """Look for each kind, where the text has digits or an @ at all."""
         text, counts = document.text, kinds(document.text)
-        if "@" not in text and counts[Kind.DIGIT] < _FEWEST_DIGITS:
+        at = "@" in text or "＠" in text
+        if not at and counts[Kind.DIGIT] < _FEWEST_DIGITS:
             return document
         masked: Counter[str] = Counter()
-        if "@" in text and "email" in self.secrets:
+        if at and "email" in self.secrets:
             text = _masked(text, "email", masked)
         if counts[Kind.DIGIT] >= _FEWEST_DIGITS:
             numbers: list[Secret] = [secret for secret in _NUMBERS if secret in self.secrets]
             text = _STRETCH.sub(lambda stretch: _without(stretch[0], numbers, masked), text)
+            if "phone" in self.secrets:
+                text = _LOCALS.sub(lambda said: _masked(said[0], "phone", masked, _LOCAL_NUMBER), text)
         if not masked:
             return document
         return replace(document, text=text, meta={**document.meta, MASKED: dict(masked)})
@@ -77,7 +100,7 @@ def _without(stretch: str, secrets: list[Secret], masked: Counter[str]) -> str:
     return stretch
 
 
-def _masked(text: str, secret: Secret, masked: Counter[str]) -> str:
+def _masked(text: str, secret: Secret, masked: Counter[str], pattern: re.Pattern[str] | None = None) -> str:
     """Return a text without one kind of personal data; count what is masked."""
     valid = _CHECKS.get(secret)
 
@@ -87,7 +110,7 @@ def _masked(text: str, secret: Secret, masked: Counter[str]) -> str:
         masked[secret] += 1
         return PLACEHOLDERS[secret]
 
-    return _PATTERNS[secret].sub(placeholder, text)
+    return (pattern or _PATTERNS[secret]).sub(placeholder, text)
 
 
 def valid_id_number(number: str) -> bool:

@@ -57,7 +57,7 @@ class RepeatedSequences:
     Of all sequences of 8 characters, those that came before may be at most `repeated`; the most frequent sequence of 4
     characters may make up at most `top` of the text; asked from `from_characters` on. Counted in windows of
     10,000 characters, for the shares of a long text would grow with its length. Sequences are told apart by a 64-bit
-    hash.
+    hash. Of lines that are alike the first counts: copies of lines are the matter of `RepeatedLines`.
     Source: Gopher, A.1.1 and table A1: duplicate n-grams of 5 to 10 words, top n-grams of 2 to 4; a word is taken for
     two characters.
     """
@@ -68,17 +68,28 @@ class RepeatedSequences:
 
     def __call__(self, document: Document) -> Document | Drop:
         """Sort the hashes of all sequences, window by window."""
-        characters = len(document.text)
+        text = _each_line_once(document.text)
+        characters = len(text)
         if characters < self.from_characters:
             return document
         again = most = 0
-        for codes in code_points(document.text, _WINDOW):
+        for codes in code_points(text, _WINDOW):
             fours = _joined(_joined(codes.astype(np.uint64), 1), 2)
+            ordered = np.sort(fours)
+            copies = int(np.count_nonzero(ordered[1:] == ordered[:-1]))
+            if characters == len(codes) and self._allows(copies, 4 * (copies + 1), characters):
+                return document  # a copy of eight begins with a copy of four
             again += _repeated(_joined(fours, 4))
-            most += 4 * _most_frequent(fours)
-        if again > self.repeated * characters or most > self.top * characters:
-            return Drop("repeated_sequences")
-        return document
+            most += 4 * _most_frequent(ordered)
+        return document if self._allows(again, most, characters) else Drop("repeated_sequences")
+
+    def _allows(self, again: int, most: int, characters: int) -> bool:
+        return again <= self.repeated * characters and most <= self.top * characters
+
+
+def _each_line_once(text: str) -> str:
+    lines = text.split("\n")
+    return text if len(lines) == 1 else "\n".join(dict.fromkeys(lines))
 
 
 def _joined(hashes: np.ndarray, length: int) -> np.ndarray:
@@ -94,9 +105,8 @@ def _repeated(hashes: np.ndarray) -> int:
     return int(np.count_nonzero(ordered[1:] == ordered[:-1]))
 
 
-def _most_frequent(hashes: np.ndarray) -> int:
-    """Return how often the most frequent one occurs; 0 where none occurs three times."""
-    ordered = np.sort(hashes)
+def _most_frequent(ordered: np.ndarray) -> int:
+    """Return how often the most frequent of sorted hashes occurs; 0 where none occurs three times."""
     if not len(ordered) or not (ordered[2:] == ordered[:-2]).any():
         return 0
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1], [True]]))
