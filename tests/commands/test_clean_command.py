@@ -22,6 +22,7 @@ KEYS = [
     "skipped",
     "resumed",
     "already_cleaned",
+    "skipped_files",
     "seconds",
     "report",
     "out",
@@ -134,6 +135,25 @@ def test_records_passed_over_are_counted_aloud(source, tmp_path, capsys):
         file.write("no JSON\n{}\n")
     assert cli.main(["clean", str(source), "--skip-bad", "--out", str(tmp_path / "out")]) == 0
     assert "unreadable and passed over: 2;" in capsys.readouterr().out
+
+
+def test_files_passed_over_are_named_counted_and_recorded(source, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    source.rename(folder / "a.jsonl")
+    (folder / "b.jsonl").write_bytes(bytes(range(256)))
+    argv = ["clean", str(folder), "--skip-bad", "--out"]
+    assert cli.main([*argv, str(tmp_path / "out"), "--workers", "1"]) == 0
+    said = capsys.readouterr()
+    reason = "is binary (or UTF-16), not UTF-8 text"
+    assert f"passed over {folder / 'b.jsonl'}: {reason}" in said.err
+    assert "unreadable and passed over: 0 records, 1 file;" in said.out
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["skipped_files"] == {str(folder / "b.jsonl"): reason}
+    assert reason in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert clean(capsys, folder, "--skip-bad", "--out", tmp_path / "out")["skipped_files"] == 1
+    assert clean(capsys, folder, "--skip-bad", "--out", tmp_path / "b", "--set.han", "0.1")["skipped_files"] == 1
+    assert "--skip-bad passes over such files" in error(capsys, folder, "--out", tmp_path / "c")
 
 
 def test_evaluation_texts_too_short_to_be_found_are_counted_aloud(source, tmp_path, capsys):

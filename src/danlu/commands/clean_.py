@@ -20,6 +20,7 @@ from danlu.data.near import Near
 from danlu.data.repeats import Repeats
 from danlu.data.rules.perplexity import Limits
 from danlu.data.rules.recipes import RECIPES, Recipe, RecipeName
+from danlu.data.unreadable import counted
 from danlu.errors import ConfigError
 
 PROG = "danlu clean"
@@ -131,6 +132,7 @@ def clean_sources(options: Options, file: RecipeFile, out: Path) -> dict[str, An
     names = ("documents", "kept", "characters", "dropped", "changed", "skipped", "resumed", "already_cleaned")
     return {
         **{name: manifest[name] for name in names},
+        "skipped_files": len(manifest["skipped_files"]),
         "seconds": round(time.monotonic() - started, 3),
         "report": str(out / REPORT) if options.report else None,
         "out": str(out),
@@ -174,7 +176,7 @@ def _text(result: dict[str, Any]) -> str:
         [
             *done,
             f"{result['documents']:,} documents, {result['kept']:,} kept; unreadable and passed over: "
-            f"{result['skipped']:,}; dropped:{'' if rows else ' none'}",
+            f"{counted(result['skipped'], result['skipped_files'])}; dropped:{'' if rows else ' none'}",
             *rows,
             f"altered: {changed}",
             f"{result['characters']:,} characters, {result['seconds']:.1f} s{resumed}  ->  {result['out']}",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import glob
 import gzip
 import io
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from danlu.data.unreadable import UnreadableFile
 from danlu.errors import DataError
 
 ARRAY = ".json"
@@ -62,8 +64,8 @@ def _readable(path: Path) -> bool:
 def opened(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
     """Yield a file's unpacked bytes and a function that tells how many bytes of the file itself are read.
 
-    Raises DataError where the contents are not what the name says, are binary, or where a package is missing;
-    reading raises EOFError, gzip.BadGzipFile or zlib.error where compressed data is broken or cut short.
+    Raises UnreadableFile where the contents are not what the name says, are binary, or are compressed and broken or cut
+    short (also later, within the block), DataError where a package is missing.
     """
     with path.open("rb") as raw:
         head = raw.peek(8)
@@ -71,15 +73,18 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
         named = path.suffix if path.suffix in (".gz", ".zst") else ""
         if packed != named:
             what = f"{packed} data" if packed else "no compressed data"
-            raise DataError(f"{path}: holds {what}, whatever its name says. Rename it to what it is")
+            raise UnreadableFile(path, f"holds {what}, whatever its name says. Rename it to what it is")
         stream: Any = raw
         if packed == ".gz":
             stream = gzip.GzipFile(fileobj=raw)
         elif packed == ".zst":
             stream = io.BufferedReader(_Zstd(raw, path), _CHUNK)
-        if b"\0" in stream.peek(_CHUNK):
-            raise DataError(f"{path}: is binary (or UTF-16), not UTF-8 text")
-        yield stream, raw.tell
+        try:
+            if b"\0" in stream.peek(_CHUNK):
+                raise UnreadableFile(path, "is binary (or UTF-16), not UTF-8 text")
+            yield stream, raw.tell
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise UnreadableFile(path, f"its compressed data is broken or cut short ({error})") from None
 
 
 class _Zstd(io.RawIOBase):

@@ -93,7 +93,8 @@ class _Run:
 
     def __init__(self, corpus: Corpus, work: Work, engine: Engine):
         self.corpus, self.work, self.engine = corpus, work, engine
-        self.ledger, self.resumed, self.skipped = Ledger.new(work.settings.report), 0, 0
+        self.ledger, self.resumed = Ledger.new(work.settings.report), 0
+        self.skipped: dict[str, Any] = {}
 
     def clean(self, out: Path, part_characters: int) -> dict[str, Any]:
         """Do what is left to do, and put the output in place."""
@@ -101,7 +102,7 @@ class _Run:
         if not sifted:
             self._sift(part_characters)
         read = storage.read_json(self.work.read, DataError)
-        self.skipped, parts = read["skipped"], read["parts"]
+        self.skipped, parts = {name: read[name] for name in ("skipped", "skipped_files")}, read["parts"]
         self.resumed = parts if sifted else self.resumed
         for number in range(parts):
             self._add(self.work.part("sifted", number))
@@ -125,7 +126,8 @@ class _Run:
             with closing(self.engine.map(Sift(self.work), parts)) as results:
                 sifted = sum(1 for _ in results)
             bar.update(task, completed=self.corpus.bytes_total)
-        storage.write_json(self.work.read, {"parts": self.resumed + sifted, "skipped": self.corpus.skipped})
+        passed_over = {"skipped": self.corpus.skipped, "skipped_files": self.corpus.skipped_files}
+        storage.write_json(self.work.read, {"parts": self.resumed + sifted, **passed_over})
 
     def _parts(self, characters: int, show: Callable[[int, str], None]) -> Iterator[Part]:
         """Read the corpus; yield the parts that are not sifted yet."""
@@ -166,14 +168,14 @@ class _Run:
             "revisions": self.corpus.revisions,
             "run": self.work.identity,
             **self.ledger.counts(),
-            "skipped": self.skipped,
+            **self.skipped,
         }
         suffix = self.work.settings.format
         with storage.new_folder(out, manifest) as folder:
             for number, part in enumerate(written):
                 _link(part / f"part.{suffix}", folder / f"part-{number:05d}.{suffix}")
             if self.ledger.survey is not None:
-                about = {name: manifest[name] for name in ("sources", "revisions", "skipped")}
+                about = {name: manifest[name] for name in ("sources", "revisions", *self.skipped)}
                 about |= self.work.settings.model_dump(mode="json", exclude_none=True)
                 write_report(self.ledger.survey.as_dict(), folder / REPORT, ", ".join(self.corpus.specs), about)
         return {**manifest, "resumed": self.resumed, "already_cleaned": False}
