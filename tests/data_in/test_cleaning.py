@@ -7,6 +7,7 @@ import random
 import re
 import signal
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -237,11 +238,84 @@ def test_parquet_in_and_out_keeps_columns_that_not_every_record_has(rows, tmp_pa
     assert {table.schema for table in tables} == {tables[0].schema}
     found = [row for table in tables for row in table.to_pylist()]
     lines = records_in(tmp_path / "lines")
-    assert [{k: v for k, v in row.items() if v is not None} for row in found] == [
-        {k: v for k, v in row.items() if v is not None} for row in lines
+    assert [{k: v for k, v in row.items() if v is not None and k != "when"} for row in found] == [
+        {k: v for k, v in row.items() if v is not None and k != "when"} for row in lines
     ]
-    assert found[0]["when"] == "1970-01-01T00:00:00"
+    assert (found[0]["when"].isoformat(), lines[0]["when"]) == ("1970-01-01T00:00:00", "1970-01-01T00:00:00")
     assert [document.text for document in Corpus([str(tmp_path / "out")])] == [row["text"] for row in found]
+
+
+def every_type(rows: list[dict]) -> pa.Table:
+    """Return the rows as a table with a column of each kind of type, every seventh value missing."""
+    numbers = [None if number % 7 == 0 else number for number in range(len(rows))]
+
+    def column(make, kind) -> pa.Array:
+        return pa.array([None if number is None else make(number) for number in numbers], kind)
+
+    nested = pa.list_(pa.struct([("when", pa.timestamp("us")), ("bytes", pa.binary())]))
+    columns = {
+        "id": pa.array([row["id"] for row in rows], pa.large_string()),
+        "text": pa.array([row["text"] for row in rows]),
+        "int32": column(int, pa.int32()),
+        "uint8": column(lambda n: n % 256, pa.uint8()),
+        "float32": column(lambda n: n / 8, pa.float32()),
+        "stamp": column(lambda n: n * 10**6 + n, pa.timestamp("us", "Asia/Shanghai")),
+        "nanoseconds": column(lambda n: n * 1_000_000_000, pa.timestamp("ns")),
+        "day": column(int, pa.date32()),
+        "clock": column(int, pa.time32("s")),
+        "span": column(lambda n: n * 90_000, pa.duration("s")),
+        "money": column(lambda n: Decimal(n) / 100, pa.decimal128(10, 2)),
+        "bytes": column(lambda n: bytes([n % 256, 255]), pa.binary()),
+        "map": column(lambda n: [("a", n)], pa.map_(pa.string(), pa.int16())),
+        "nested": column(lambda n: [{"when": n, "bytes": b"\xff"}], nested),
+        "kind": column(lambda n: f"k{n % 3}", pa.string()).dictionary_encode(),
+    }
+    fields = [pa.field(name, array.type, nullable=name != "id") for name, array in columns.items()]
+    return pa.table(list(columns.values()), schema=pa.schema(fields))
+
+
+def test_columns_of_parquet_sources_keep_their_types_values_and_nulls(rows, tmp_path):
+    table = every_type(rows)
+    pq.write_table(table.slice(0, 90), tmp_path / "a.parquet")
+    pq.write_table(table.slice(90), tmp_path / "b.parquet")
+    settings = SETTINGS.model_copy(update={"format": "parquet"})
+    for workers, part in ((1, PART), (2, 700)):
+        sources = [str(tmp_path / f"{name}.parquet") for name in "ab"]
+        out = tmp_path / f"out{workers}"
+        clean_corpus(Corpus(sources), settings, out, Local(workers), part_characters=part)
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out2")
+    found = pa.concat_tables(pq.read_table(path) for path in sorted((tmp_path / "out1").glob("*.parquet")))
+    assert found.schema.names == [*table.schema.names, "masked"]
+    assert found.drop_columns("masked").schema.equals(pq.read_schema(tmp_path / "a.parquet"))
+    names = set(found.column("id").to_pylist())
+    expected = table.filter(pa.array([name in names for name in table.column("id").to_pylist()]))
+    assert 50 < len(found) == len(expected)
+    for name in table.schema.names:
+        if name != "text":
+            assert found.column(name).to_pylist() == expected.column(name).to_pylist(), name
+
+
+def test_columns_of_several_sources_take_the_type_that_holds_both(rows, tmp_path):
+    half = len(rows) // 2
+    for name, chosen, number in (("a", rows[:half], pa.int16()), ("b", rows[half:], pa.int32())):
+        columns = {key: pa.array([row[key] for row in chosen]) for key in ("id", "text")}
+        columns["n"] = pa.array(range(len(chosen)), number)
+        columns |= {"only": pa.array([b"\x00"] * len(chosen), pa.binary())} if name == "b" else {}
+        fields = [pa.field(key, array.type, nullable=False) for key, array in columns.items()]
+        pq.write_table(pa.table(list(columns.values()), schema=pa.schema(fields)), tmp_path / f"{name}.parquet")
+    clean(tmp_path, tmp_path / "out", SETTINGS.model_copy(update={"format": "parquet"}))
+    schema = pq.read_schema(tmp_path / "out" / "part-00000.parquet")
+    assert (schema.field("n").type, schema.field("n").nullable) == (pa.int32(), False)
+    assert (schema.field("only").type, schema.field("only").nullable) == (pa.binary(), True)
+
+
+def test_columns_that_no_type_holds_are_one_line_before_anything_is_sifted(rows, tmp_path, monkeypatch):
+    pq.write_table(pa.table({"text": [row["text"] for row in rows], "n": range(len(rows))}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["乙"], "n": [b"two"]}), tmp_path / "b.parquet")
+    monkeypatch.setattr("danlu.data.cleaning.run.Sift", None)  # which a run that sifts would call
+    with pytest.raises(DataError, match=r"column 'n' is int64 in .*a.parquet and binary in .*b.parquet. Write"):
+        clean(tmp_path, tmp_path / "out", SETTINGS.model_copy(update={"format": "parquet"}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
 
 
 @pytest.mark.parametrize("values", [(1, "one"), ([1], {"a": 1}), ({}, {}), (2**70, 1)])

@@ -122,6 +122,21 @@ class Corpus:
             with closing(self._read(path)) as documents:
                 yield from islice(documents, 1)
 
+    def schemas(self) -> Iterator[tuple[Path, Any]]:
+        """Yield the Arrow schema of each file; none at all unless all are .parquet."""
+        if self._named or any(kind(path) != ".parquet" for path in self.files):
+            return
+        for path in self.files:
+            try:
+                with table(path) as file:
+                    schema = file.schema_arrow
+            except OSError as error:
+                self._pass_over(path, _no_access(path, error))
+            except UnreadableFile as error:
+                self._pass_over(path, error)
+            else:
+                yield path, schema
+
     def track(self, description: str) -> Iterator[Document]:
         """Yield the documents, showing on stderr how many bytes of how many are read, and the time left."""
         with log.progress("bytes") as bar:

@@ -17,6 +17,7 @@ from danlu.data.cleaning.ledger import Ledger
 from danlu.data.cleaning.records import line_of
 from danlu.data.cleaning.settings import CleanSettings
 from danlu.data.cleaning.sift import LEDGER, PART_CHARACTERS, Part, Sift, cut
+from danlu.data.cleaning.typed import note_schema
 from danlu.data.cleaning.work import Work, folder_beside, opened
 from danlu.data.cleaning.write import Write, compared
 from danlu.data.contamination import Contamination
@@ -59,6 +60,8 @@ def clean_corpus(
                     scratch.write_bytes(line_of(list(against)))
             if good is not None and not work.good.is_dir():
                 learn(work.good, good, settings)
+            if settings.format == "parquet":
+                note_schema(work, corpus)
             manifest = run.clean(out, part_characters)
         except BaseException:
             run.leave()

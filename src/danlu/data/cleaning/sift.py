@@ -60,11 +60,11 @@ class Sift:
 
     work: Work
 
-    def __call__(self, part: Part) -> None:
-        """Sift a part. Raises OutputError where the disk is full; nothing of the part is there then."""
+    def __call__(self, part: Part) -> int:
+        """Sift a part; return its number. Raises OutputError where the disk is full; nothing of it is there then."""
         final = self.work.part("sifted", part.number)
         if final.is_dir():
-            return  # done by a worker that was killed before it could say so
+            return part.number  # done by a worker that was killed before it could say so
         rules, contamination = rules_of(self.work)
         ledger = Ledger.new(self.work.settings.report)
         kept: list[Document] = []
@@ -76,11 +76,12 @@ class Sift:
         if contamination is not None:
             ledger.contaminate(contamination)
         with storage.new_folder(final) as folder:
+            if self.work.settings.format == "parquet":
+                kept = self._write_columns(folder, kept)
             write_documents(folder / DOCUMENTS, kept)
             self._write_arrays(folder, [document.text for document in kept])
-            if self.work.settings.format == "parquet":
-                self._write_schema(folder, kept)
             ledger.write(folder / LEDGER)
+        return part.number
 
     def _write_arrays(self, folder: Path, texts: list[str]) -> None:
         hashes = np.fromiter(map(normalised_hash, texts), np.uint64, len(texts))
@@ -93,11 +94,17 @@ class Sift:
             write_array(folder / "lines", np.concatenate([np.zeros(0, np.uint64), *lines]))
             write_array(folder / "line_counts", np.fromiter(map(len, lines), np.uint32, len(lines)))
 
-    def _write_schema(self, folder: Path, kept: list[Document]) -> None:
+    def _write_columns(self, folder: Path, kept: list[Document]) -> list[Document]:
+        """Write the columns whose types the sources tell, and the schema of the other fields; return those."""
         from danlu.data.cleaning.columns import schema_of
+        from danlu.data.cleaning.typed import COLUMNS, noted_schema, set_aside
 
-        records = [json.loads(line_of(record_of(document, self.work.settings.text_key))) for document in kept]
+        text_key, schema = self.work.settings.text_key, noted_schema(self.work)
+        if schema is not None:
+            kept = set_aside(kept, schema, text_key, folder / COLUMNS)
+        records = [json.loads(line_of(record_of(document, text_key))) for document in kept]
         (folder / SCHEMA).write_bytes(schema_of(records).serialize().to_pybytes())
+        return kept
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ from danlu import log, storage
 from danlu.data.cleaning.settings import CleanSettings
 from danlu.errors import OutputError
 
-RUN, READ, AGAINST, GOOD = "run.json", "read.json", "against.json", "good"
+RUN, READ, AGAINST, GOOD, COLUMNS = "run.json", "read.json", "against.json", "good", "columns"
 Step = Literal["sifted", "written"]
 
 
@@ -64,6 +64,11 @@ class Work:
     def good(self) -> Path:
         """Return the folder of what good text is like, which is there if some was named."""
         return self.folder / GOOD
+
+    @property
+    def columns(self) -> Path:
+        """Return the file with the sources' schema, which is there if they are tables and a table is to be made."""
+        return self.folder / COLUMNS
 
 
 def folder_beside(out: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,9 +75,16 @@ class Write:
         part = int(np.searchsorted(found.starts, first, side="right")) - 1
         while first < end:
             start, stop = int(found.starts[part]), int(found.starts[part + 1])
-            path = self.work.part("sifted", part) / DOCUMENTS
-            yield from read_documents(path, first - start, min(end, stop) - start)
+            yield from self._of_part(self.work.part("sifted", part), first - start, min(end, stop) - start)
             first, part = stop, part + 1
+
+    def _of_part(self, folder: Path, start: int, stop: int) -> Iterator[Document]:
+        documents = read_documents(folder / DOCUMENTS, start, stop)
+        if not self.work.columns.is_file():
+            return documents
+        from danlu.data.cleaning.typed import COLUMNS, put_back
+
+        return put_back(documents, folder / COLUMNS, start, stop)
 
     def _schema(self) -> Any:
         if self.work.settings.format != "parquet":
