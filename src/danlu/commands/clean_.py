@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from tyro.conf import Positional
@@ -85,8 +88,23 @@ def run(argv: list[str]) -> int:
         Options, argv, PROG, Options(similarity=file.near.similarity, repeats=file.repeats.more_than, set=file.set)
     )
     out = required(options.out, "--out", "name the folder to make")
-    result = clean_sources(options, file, out)
+    with _end_on_sigterm():
+        result = clean_sources(options, file, out)
     return finish(result, _text(result), options.json)
+
+
+@contextmanager
+def _end_on_sigterm() -> Generator[None]:
+    """End on SIGTERM, which schedulers send, as on Ctrl-C: workers first, then what is kept is said."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _named(argv: Sequence[str]) -> str:

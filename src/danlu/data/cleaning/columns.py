@@ -38,11 +38,24 @@ def schema_of(records: Sequence[Record]) -> Any:
     return pa.schema(fields)
 
 
-def unified(schemas: Sequence[Any]) -> Any:
-    """Return the schema that holds all of several. Raises DataError where there is none that .parquet knows."""
+def read_schema(path: Path) -> Any:
+    """Return a schema that was written to a file by itself."""
+    return arrow().ipc.read_schema(arrow().py_buffer(path.read_bytes()))
+
+
+def joined(schemas: Sequence[Any]) -> Any:
+    """Return the schema that holds all of several. Raises DataError where there is none."""
     pa = arrow()
     try:
-        schema = pa.unify_schemas(list(schemas), promote_options="permissive")
+        return pa.unify_schemas(list(schemas), promote_options="permissive")
+    except pa.ArrowException as error:
+        raise _mixed(None, error) from None
+
+
+def unified(schemas: Sequence[Any]) -> Any:
+    """Return the schema that holds all of several. Raises DataError where there is none that .parquet knows."""
+    pa, schema = arrow(), joined(schemas)
+    try:
         pa.parquet.ParquetWriter(pa.BufferOutputStream(), schema).close()  # tells of objects without a field
     except pa.ArrowException as error:
         raise _mixed(None, error) from None

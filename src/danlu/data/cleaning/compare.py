@@ -141,9 +141,8 @@ def file_starts(characters: np.ndarray, most: int) -> np.ndarray:
 
 
 def _unify(work: Work, folder: Path, folders: Sequence[Path]) -> None:
-    from danlu.data.cleaning.columns import arrow, whole_schema
+    from danlu.data.cleaning.columns import read_schema, whole_schema
     from danlu.data.cleaning.typed import noted_schema
 
-    read = arrow().ipc.read_schema
-    schemas = [read(arrow().py_buffer((part / SCHEMA).read_bytes())) for part in folders]
+    schemas = [read_schema(part / SCHEMA) for part in folders]
     (folder / SCHEMA).write_bytes(whole_schema(noted_schema(work), schemas).serialize().to_pybytes())

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from danlu import log, storage
 from danlu.data.cleaning.against import hash_of
+from danlu.data.cleaning.columns import joined, read_schema
 from danlu.data.cleaning.compare import compare
 from danlu.data.cleaning.engines import Engine
 from danlu.data.cleaning.good import learn
 from danlu.data.cleaning.ledger import Ledger
 from danlu.data.cleaning.records import line_of
 from danlu.data.cleaning.settings import CleanSettings
-from danlu.data.cleaning.sift import LEDGER, PART_CHARACTERS, Part, Sift, cut
+from danlu.data.cleaning.sift import LEDGER, PART_CHARACTERS, SCHEMA, Part, Sift, cut
 from danlu.data.cleaning.typed import note_schema
 from danlu.data.cleaning.work import Work, folder_beside, opened
 from danlu.data.cleaning.write import Write, compared
@@ -63,8 +66,8 @@ def clean_corpus(
             if settings.format == "parquet":
                 note_schema(work, corpus)
             manifest = run.clean(out, part_characters)
-        except BaseException:
-            run.leave()
+        except BaseException as error:
+            run.leave(interrupted=isinstance(error, KeyboardInterrupt))
             raise
         shutil.rmtree(work.folder)
     return manifest
@@ -122,24 +125,33 @@ class _Run:
         return self._put(out, holding)
 
     def _sift(self, part_characters: int) -> None:
-        """Sift every part; note in the work folder how many there are, and how many records were passed over."""
+        """Sift every part; note in the work folder how many there are, and what was passed over."""
+        sifted, schemas = 0, list[Any]()
         with log.progress("bytes") as bar:
             task = bar.add_task("sifting", total=self.corpus.bytes_total, note="")
-            parts = self._parts(part_characters, lambda done, note: bar.update(task, completed=done, note=note))
+            read = deque[int]()
+            show = partial(bar.update, task)
+            parts = self._parts(part_characters, read, lambda done: show(completed=done))
             with closing(self.engine.map(Sift(self.work), parts)) as results:
-                sifted = sum(1 for _ in results)
-            bar.update(task, completed=self.corpus.bytes_total)
+                for number in results:
+                    sifted += 1
+                    show(completed=read.popleft(), note=f"part {number + 1:,}")
+                    if self.work.settings.format == "parquet":
+                        schemas = [joined([*schemas, read_schema(self.work.part("sifted", number) / SCHEMA)])]
+            show(completed=self.corpus.bytes_total)
         passed_over = {"skipped": self.corpus.skipped, "skipped_files": self.corpus.skipped_files}
         storage.write_json(self.work.read, {"parts": self.resumed + sifted, **passed_over})
 
-    def _parts(self, characters: int, show: Callable[[int, str], None]) -> Iterator[Part]:
-        """Read the corpus; yield the parts that are not sifted yet."""
+    def _parts(self, characters: int, read: deque[int], show: Callable[[int], None]) -> Iterator[Part]:
+        """Read the corpus; yield the parts that are not sifted yet, and append to `read` how far the corpus is read."""
         for part in cut(self.corpus, characters):
-            show(self.corpus.bytes_read, f"part {part.number + 1:,}")
-            if self.work.part("sifted", part.number).is_dir():
-                self.resumed += 1
-            else:
+            if not self.work.part("sifted", part.number).is_dir():
+                read.append(self.corpus.bytes_read)
                 yield part
+                continue
+            self.resumed += 1
+            if not read:
+                show(self.corpus.bytes_read)
 
     def _write(self, files: int) -> None:
         """Write every file that is not written yet."""
@@ -183,12 +195,15 @@ class _Run:
                 write_report(self.ledger.survey.as_dict(), folder / REPORT, ", ".join(self.corpus.specs), about)
         return {**manifest, "resumed": self.resumed, "already_cleaned": False}
 
-    def leave(self) -> None:
-        """Say what an interrupted run leaves; leave nothing where nothing is finished."""
-        if any(self.work.folder.glob("*/[0-9]*")):
-            log.say(f"what is finished lies in {self.work.folder}: the same command goes on there")
-        else:
-            shutil.rmtree(self.work.folder, ignore_errors=True)
+    def leave(self, interrupted: bool) -> None:
+        """Say what an unfinished run leaves; leave nothing where nothing is finished."""
+        finished = sum(1 for _ in self.work.folder.glob("*/[0-9]*"))
+        if finished:
+            log.say(f"{finished:,} parts are finished and lie in {self.work.folder}: the same command goes on there")
+            return
+        shutil.rmtree(self.work.folder, ignore_errors=True)
+        if interrupted:
+            log.say("no part was finished, so nothing is kept: the same command begins anew")
 
 
 def _link(source: Path, target: Path) -> None:

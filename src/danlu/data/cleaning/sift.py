@@ -23,7 +23,9 @@ from danlu.data.repeats import line_hashes
 from danlu.data.rules.recipes import recipe
 from danlu.types import Document
 
-PART_CHARACTERS = 1 << 22
+PART_CHARACTERS, FIRST_CHARACTERS = 1 << 22, 1 << 16
+"""Of a part at most, and of the first ones."""
+_OF_ALL_BEFORE = 8
 DOCUMENTS, LEDGER, SCHEMA = "documents.jsonl.zst", "ledger.json", "schema"
 
 
@@ -36,15 +38,19 @@ class Part:
 
 
 def cut(documents: Iterable[Document], characters: int = PART_CHARACTERS) -> Iterator[Part]:
-    """Cut a corpus into parts of at least so many characters each, the last one aside."""
+    """Cut a corpus into parts of up to so many characters and one document.
+
+    The first ones have 65,536, later ones an eighth of all before them: so there are several where there is little, few
+    where there is much, and soon one that is finished.
+    """
     held: list[Document] = []
-    number = total = 0
+    number = before = total = 0
     for document in documents:
         held.append(document)
         total += len(document.text)
-        if total >= characters:
+        if total >= min(characters, max(FIRST_CHARACTERS, before // _OF_ALL_BEFORE)):
             yield Part(number, tuple(held))
-            held, total, number = [], 0, number + 1
+            held, before, total, number = [], before + total, 0, number + 1
     if held:
         yield Part(number, tuple(held))
 

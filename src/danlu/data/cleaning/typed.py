@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu import storage
-from danlu.data.cleaning.columns import arrow, columns
+from danlu.data.cleaning.columns import arrow, columns, read_schema
 from danlu.data.cleaning.work import Work
 from danlu.data.rules.privacy import MASKED
 from danlu.data.sources import Corpus
@@ -81,9 +81,7 @@ def _words_of(kind: Any) -> Any:
 @lru_cache(maxsize=1)
 def noted_schema(work: Work) -> Any:
     """Return the schema that `note_schema` left, or None."""
-    if not work.columns.is_file():
-        return None
-    return arrow().ipc.read_schema(arrow().py_buffer(work.columns.read_bytes()))
+    return read_schema(work.columns) if work.columns.is_file() else None
 
 
 def set_aside(documents: Sequence[Document], schema: Any, text_key: str, path: Path) -> list[Document]:

@@ -89,9 +89,9 @@ class Write:
     def _schema(self) -> Any:
         if self.work.settings.format != "parquet":
             return None
-        from danlu.data.cleaning.columns import arrow
+        from danlu.data.cleaning.columns import read_schema
 
-        return arrow().ipc.read_schema(arrow().py_buffer((self.work.compared / SCHEMA).read_bytes()))
+        return read_schema(self.work.compared / SCHEMA)
 
 
 @lru_cache(maxsize=1)
