@@ -126,6 +126,27 @@ def test_a_mistake_is_one_line_and_leaves_nothing(source, tmp_path, capsys, flag
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+def test_a_folder_in_a_source_or_around_one_is_refused(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "in" / "deep"
+    folder.mkdir(parents=True)
+    source = soiled.write(folder / "in.jsonl", soiled.records(30))
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    for named, out in [
+        ("in", "in/out"),
+        ("in", "in/deep/out"),
+        ("in", "link/out"),
+        (tmp_path / "in", "in"),
+        ("in/**/*.jsonl", "in/out"),
+        ("**/*.jsonl", "out"),
+    ]:
+        assert f"{out}: lies in the source {named}" in error(capsys, named, "--out", out)
+    for named, out in [(source, folder), ("in/deep/*.jsonl", "in"), (source, ".")]:
+        assert f"{out}: holds the source" in error(capsys, named, "--out", out)
+    assert [path.name for path in (tmp_path / "in").rglob("*")] == ["deep", "in.jsonl"]
+    assert clean(capsys, source, "--out", "in/out")["documents"] == 30  # a file alone: its folder is not read
+
+
 def test_a_place_where_nothing_can_be_made_is_one_line(source, capsys):
     assert "cannot be made" in error(capsys, source, "--out", "/proc/x/y")
 

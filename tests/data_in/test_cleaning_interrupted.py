@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,27 +214,30 @@ def interrupted(source: Path, out: Path, monkeypatch, parts: int = 3) -> None:
     ("change", "said"),
     [
         ("input", "other input"),
-        ("settings", "other settings \\(repeats"),
-        ("part_characters", "other settings \\(part_characters"),
-        ("against", "other settings \\(against"),
+        ("settings", "other settings (repeats.more_than 5, now 6)"),
+        ("part_characters", "other settings (part_characters 3000, now 5000)"),
+        ("against", "other settings (against "),
     ],
 )
-def test_another_run_says_what_is_different_and_starts_anew(tmp_path, monkeypatch, capsys, change, said):
+def test_parts_of_another_run_are_refused_and_stay(tmp_path, monkeypatch, change, said):
     source = soiled.write(tmp_path / "in.jsonl", soiled.records(60))
     out, rest, settings = tmp_path / "out", {}, SETTINGS
     interrupted(source, out, monkeypatch)
     if change == "input":
         soiled.write(source, soiled.records(61))
     elif change == "settings":
-        settings = SETTINGS.model_copy(update={"repeats": None})
+        settings = SETTINGS.model_copy(update={"repeats": SETTINGS.repeats.model_copy(update={"more_than": 6})})
     else:
         rest = {change: 5_000 if change == "part_characters" else []}
-    capsys.readouterr()
-    done = clean(source, out, settings, **rest)
-    assert done["resumed"] == 0
-    assert f"{said.replace(chr(92), '')}" in " ".join(capsys.readouterr().err.split())
-    clean(source, tmp_path / "straight", settings, **rest)
-    assert contents(out) == contents(tmp_path / "straight")
+    before = contents(folder_beside(out))
+    with pytest.raises(OutputError, match="name another --out, or remove that folder") as refused:
+        clean(source, out, settings, **rest)
+    assert said in str(refused.value)
+    assert contents(folder_beside(out)) == before
+    clean(source, tmp_path / "elsewhere", settings, **rest)
+    shutil.rmtree(folder_beside(out))
+    assert clean(source, out, settings, **rest)["resumed"] == 0
+    assert contents(out) == contents(tmp_path / "elsewhere")
 
 
 def test_what_is_sifted_is_not_sifted_again(tmp_path, monkeypatch):

@@ -6,13 +6,13 @@ import glob
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from danlu.data.unreadable import UnreadableFile
-from danlu.errors import DataError
+from danlu.errors import DataError, OutputError
 
 ARRAY = ".json"
 """One JSON array of records, as small chat sets come; read only where it is named itself: in folders lie other ones."""
@@ -58,6 +58,28 @@ def _expand(spec: str) -> list[Path]:
 
 def _readable(path: Path) -> bool:
     return path.name.endswith(SUFFIXES) and path.is_file()
+
+
+def require_apart(specs: Sequence[str], files: Sequence[Path], out: Path) -> None:
+    """Raise OutputError where a folder to make lies in one that is read, or would hold a file that is: it would be read
+    as a source the next time."""
+    place = out.resolve()
+    for spec in specs:
+        folder = _read_whole(spec)
+        if folder is not None and place.is_relative_to(folder.resolve()):
+            raise OutputError(f"{out}: lies in the source {spec}, and would be read with it. Name another --out")
+    for path in files:
+        if path.resolve().is_relative_to(place):
+            raise OutputError(f"{out}: holds the source {path}. Name another --out")
+
+
+def _read_whole(spec: str) -> Path | None:
+    """Return the folder that a source reads with all folders in it."""
+    path = Path(spec)
+    if path.is_dir():
+        return path
+    parts = path.parts
+    return Path(*parts[: parts.index("**")]) if "**" in parts and not path.is_file() else None
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from danlu.data.cleaning.typed import note_schema
 from danlu.data.cleaning.work import Work, folder_beside, opened
 from danlu.data.cleaning.write import Write, compared
 from danlu.data.contamination import Contamination
+from danlu.data.files import require_apart
 from danlu.data.report import write_report
 from danlu.data.sources import Corpus
 from danlu.errors import DataError
@@ -46,8 +47,10 @@ def clean_corpus(
     An interrupted run leaves a work folder beside `out`, and the same call goes on there. Every byte of `out` follows
     from the corpus and the settings; the engine, its workers and `part_characters` change none.
     Memory: a few parts for each worker, and what `compare` takes. Raises DataError where a source cannot be read or
-    nothing is left of it, OutputError where `out` exists, cannot be written, or the disk is full.
+    nothing is left of it, OutputError where `out` exists, lies in a source or holds one, or cannot be written, where
+    another run's parts lie beside it, or the disk is full.
     """
+    require_apart(corpus.specs, corpus.files, out)
     identity = {**settings.identity(), "against": hash_of(against), "good": good.fingerprint() if good else None}
     if against:
         _say_what_is_not_looked_for(against, settings)
@@ -197,7 +200,7 @@ class _Run:
 
     def leave(self, interrupted: bool) -> None:
         """Say what an unfinished run leaves; leave nothing where nothing is finished."""
-        finished = sum(1 for _ in self.work.folder.glob("*/[0-9]*"))
+        finished = self.work.finished_parts()
         if finished:
             log.say(f"{finished:,} parts are finished and lie in {self.work.folder}: the same command goes on there")
             return
