@@ -1,5 +1,6 @@
 """Cleaning end to end: what stays, in which bytes, whoever does the work and however it is interrupted."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ from danlu.data.cleaning.compare import file_starts
 from danlu.data.cleaning.engines import Local
 from danlu.data.cleaning.run import clean_corpus
 from danlu.data.cleaning.settings import CleanSettings
+from danlu.data.cleaning.sift import cut
 from danlu.data.contamination import Contamination
 from danlu.data.repeats import Repeats
 from danlu.data.rules.recipes import recipe
@@ -132,6 +134,56 @@ def test_workers_and_parts_change_no_byte(source, tmp_path, workers, part_charac
     assert {"report.html", "manifest.json", "part-00003.jsonl.zst"} <= set(contents(tmp_path / "b"))
     assert done["resumed"] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "in.jsonl"]
+
+
+def test_parts_are_small_at_first_and_grow_to_the_largest_allowed():
+    text = "字" * 1_000
+    documents = [Document(text, "", str(number)) for number in range(30_000)]
+    parts = [[document.id for document in part.documents] for part in cut(documents)]
+    assert [name for part in parts for name in part] == [document.id for document in documents]
+    sizes = [1_000 * len(part) for part in parts]
+    assert sizes[:4] == [132_000] * 4
+    for number, size in enumerate(sizes):
+        assert size <= max(132_000, sum(sizes[:number]) // 4 + 1_000)
+    assert max(sizes) == 4_195_000
+    assert len(sizes) < 30
+    assert all(len(part.documents) == 3 for part in cut(documents[:9], 2_500))
+
+
+class Ahead(Local):
+    """Takes ten parts before it works on the first."""
+
+    def map(self, function, items):
+        items = iter(items)
+        while taken := list(itertools.islice(items, 10)):
+            yield from map(function, taken)
+
+
+def test_the_bar_counts_what_is_done_not_what_is_read(rows, tmp_path, monkeypatch):
+    source = soiled.write(tmp_path / "in.jsonl", rows * 10)
+    total, shown = source.stat().st_size, []
+
+    class Bar:
+        def add_task(self, *_, **__):
+            return 0
+
+        def advance(self, _):
+            pass
+
+        def update(self, _, completed, note=""):
+            done = [
+                json.loads(path.read_text())["documents"] for path in tmp_path.glob(".out.clean/sifted/*/ledger.json")
+            ]
+            shown.append((completed, sum(done)))
+
+    monkeypatch.setattr("danlu.log.progress", lambda unit="": contextlib.nullcontext(Bar()))
+    settings = SETTINGS.model_copy(update={"near": None, "repeats": None})
+    clean_corpus(Corpus([str(source)]), settings, tmp_path / "out", Ahead(1), part_characters=PART)
+    ends = list(itertools.accumulate(len(line) for line in source.read_bytes().splitlines(keepends=True)))
+    assert len(shown) > 100
+    assert [completed for completed, _ in shown] == sorted(completed for completed, _ in shown)
+    assert all(completed <= ends[documents - 1] + (1 << 14) for completed, documents in shown[:-1])
+    assert shown[-1] == (total, len(rows) * 10)
 
 
 def test_a_file_holds_at_most_so_many_characters_or_one_document(source, tmp_path):
@@ -296,26 +348,29 @@ def test_columns_of_parquet_sources_keep_their_types_values_and_nulls(rows, tmp_
 
 
 def test_columns_of_several_sources_take_the_type_that_holds_both(rows, tmp_path):
-    half = len(rows) // 2
+    half, folder = len(rows) // 2, tmp_path / "in"
+    folder.mkdir()
     for name, chosen, number in (("a", rows[:half], pa.int16()), ("b", rows[half:], pa.int32())):
         columns = {key: pa.array([row[key] for row in chosen]) for key in ("id", "text")}
         columns["n"] = pa.array(range(len(chosen)), number)
         columns |= {"only": pa.array([b"\x00"] * len(chosen), pa.binary())} if name == "b" else {}
         fields = [pa.field(key, array.type, nullable=False) for key, array in columns.items()]
-        pq.write_table(pa.table(list(columns.values()), schema=pa.schema(fields)), tmp_path / f"{name}.parquet")
-    clean(tmp_path, tmp_path / "out", SETTINGS.model_copy(update={"format": "parquet"}))
+        pq.write_table(pa.table(list(columns.values()), schema=pa.schema(fields)), folder / f"{name}.parquet")
+    clean(folder, tmp_path / "out", SETTINGS.model_copy(update={"format": "parquet"}))
     schema = pq.read_schema(tmp_path / "out" / "part-00000.parquet")
     assert (schema.field("n").type, schema.field("n").nullable) == (pa.int32(), False)
     assert (schema.field("only").type, schema.field("only").nullable) == (pa.binary(), True)
 
 
 def test_columns_that_no_type_holds_are_one_line_before_anything_is_sifted(rows, tmp_path, monkeypatch):
-    pq.write_table(pa.table({"text": [row["text"] for row in rows], "n": range(len(rows))}), tmp_path / "a.parquet")
-    pq.write_table(pa.table({"text": ["乙"], "n": [b"two"]}), tmp_path / "b.parquet")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pq.write_table(pa.table({"text": [row["text"] for row in rows], "n": range(len(rows))}), folder / "a.parquet")
+    pq.write_table(pa.table({"text": ["乙"], "n": [b"two"]}), folder / "b.parquet")
     monkeypatch.setattr("danlu.data.cleaning.run.Sift", None)  # which a run that sifts would call
     with pytest.raises(DataError, match=r"column 'n' is int64 in .*a.parquet and binary in .*b.parquet. Write"):
-        clean(tmp_path, tmp_path / "out", SETTINGS.model_copy(update={"format": "parquet"}))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
+        clean(folder, tmp_path / "out", SETTINGS.model_copy(update={"format": "parquet"}))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 @pytest.mark.parametrize("values", [(1, "one"), ([1], {"a": 1}), ({}, {}), (2**70, 1)])

@@ -20,7 +20,7 @@ KILLED = (
     "a worker was killed, most likely for want of memory. Run the command again, with fewer --workers: it goes on "
     "where it was"
 )
-_FIRST_ITEMS = 4
+_FIRST_ITEMS = 2
 """Done before other processes are started: for so little it does not pay."""
 EngineName = Literal["local", "ray"]
 Item = TypeVar("Item")

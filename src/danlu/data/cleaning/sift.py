@@ -23,9 +23,9 @@ from danlu.data.repeats import line_hashes
 from danlu.data.rules.recipes import recipe
 from danlu.types import Document
 
-PART_CHARACTERS, FIRST_CHARACTERS = 1 << 22, 1 << 16
+PART_CHARACTERS, FIRST_CHARACTERS = 1 << 22, 1 << 17
 """Of a part at most, and of the first ones."""
-_OF_ALL_BEFORE = 8
+_OF_ALL_BEFORE = 4
 DOCUMENTS, LEDGER, SCHEMA = "documents.jsonl.zst", "ledger.json", "schema"
 
 
@@ -40,8 +40,8 @@ class Part:
 def cut(documents: Iterable[Document], characters: int = PART_CHARACTERS) -> Iterator[Part]:
     """Cut a corpus into parts of up to so many characters and one document.
 
-    The first ones have 65,536, later ones an eighth of all before them: so there are several where there is little, few
-    where there is much, and soon one that is finished.
+    The first ones have 131,072, later ones a quarter of all before them: so there are several where there is little,
+    few where there is much, and soon one that is finished.
     """
     held: list[Document] = []
     number = before = total = 0
