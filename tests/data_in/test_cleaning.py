@@ -3,10 +3,12 @@
 import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import re
 import signal
+import time
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -431,9 +433,15 @@ def test_evaluation_texts_are_the_strings_of_records_and_the_lines_of_txt(tmp_pa
 def fail(number: int) -> int:
     if number == 5:
         raise DataError("five")
-    if number == 50:
-        os.kill(os.getpid(), signal.SIGKILL)
     return number * number
+
+
+def die_elsewhere(number: int) -> int:
+    """Be slow in this process, until another one is up, and die there."""
+    if multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.01)
+    return number
 
 
 def test_engines_keep_the_order_take_few_at_once_and_hand_on_errors():
@@ -451,4 +459,5 @@ def test_engines_keep_the_order_take_few_at_once_and_hand_on_errors():
     with pytest.raises(DataError, match="five"):
         list(Local(2).map(fail, range(10)))
     with pytest.raises(DanluError, match=r"a worker was killed.*it goes on where it was"):
-        list(Local(2).map(fail, range(48, 60)))
+        list(Local(2).map(die_elsewhere, range(6_000)))
+    assert list(Local(2).map(die_elsewhere, range(2))) == [0, 1]  # for so few none is started
