@@ -22,6 +22,7 @@ KEYS = [
     "skipped",
     "resumed",
     "already_cleaned",
+    "skipped_files",
     "seconds",
     "report",
     "out",
@@ -125,6 +126,27 @@ def test_a_mistake_is_one_line_and_leaves_nothing(source, tmp_path, capsys, flag
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+def test_a_folder_in_a_source_or_around_one_is_refused(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "in" / "deep"
+    folder.mkdir(parents=True)
+    source = soiled.write(folder / "in.jsonl", soiled.records(30))
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    for named, out in [
+        ("in", "in/out"),
+        ("in", "in/deep/out"),
+        ("in", "link/out"),
+        (tmp_path / "in", "in"),
+        ("in/**/*.jsonl", "in/out"),
+        ("**/*.jsonl", "out"),
+    ]:
+        assert f"{out}: lies in the source {named}" in error(capsys, named, "--out", out)
+    for named, out in [(source, folder), ("in/deep/*.jsonl", "in"), (source, ".")]:
+        assert f"{out}: holds the source" in error(capsys, named, "--out", out)
+    assert [path.name for path in (tmp_path / "in").rglob("*")] == ["deep", "in.jsonl"]
+    assert clean(capsys, source, "--out", "in/out")["documents"] == 30  # a file alone: its folder is not read
+
+
 def test_a_place_where_nothing_can_be_made_is_one_line(source, capsys):
     assert "cannot be made" in error(capsys, source, "--out", "/proc/x/y")
 
@@ -134,6 +156,25 @@ def test_records_passed_over_are_counted_aloud(source, tmp_path, capsys):
         file.write("no JSON\n{}\n")
     assert cli.main(["clean", str(source), "--skip-bad", "--out", str(tmp_path / "out")]) == 0
     assert "unreadable and passed over: 2;" in capsys.readouterr().out
+
+
+def test_files_passed_over_are_named_counted_and_recorded(source, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    source.rename(folder / "a.jsonl")
+    (folder / "b.jsonl").write_bytes(bytes(range(256)))
+    argv = ["clean", str(folder), "--skip-bad", "--out"]
+    assert cli.main([*argv, str(tmp_path / "out"), "--workers", "1"]) == 0
+    said = capsys.readouterr()
+    reason = "is binary (or UTF-16), not UTF-8 text"
+    assert f"passed over {folder / 'b.jsonl'}: {reason}" in said.err
+    assert "unreadable and passed over: 0 records, 1 file;" in said.out
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["skipped_files"] == {str(folder / "b.jsonl"): reason}
+    assert reason in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert clean(capsys, folder, "--skip-bad", "--out", tmp_path / "out")["skipped_files"] == 1
+    assert clean(capsys, folder, "--skip-bad", "--out", tmp_path / "b", "--set.han", "0.1")["skipped_files"] == 1
+    assert "--skip-bad passes over such files" in error(capsys, folder, "--out", tmp_path / "c")
 
 
 def test_evaluation_texts_too_short_to_be_found_are_counted_aloud(source, tmp_path, capsys):

@@ -1,12 +1,16 @@
 """Cleaning end to end: what stays, in which bytes, whoever does the work and however it is interrupted."""
 
+import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import re
 import signal
+import time
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +23,7 @@ from danlu.data.cleaning.compare import file_starts
 from danlu.data.cleaning.engines import Local
 from danlu.data.cleaning.run import clean_corpus
 from danlu.data.cleaning.settings import CleanSettings
+from danlu.data.cleaning.sift import cut
 from danlu.data.contamination import Contamination
 from danlu.data.repeats import Repeats
 from danlu.data.rules.recipes import recipe
@@ -133,6 +138,56 @@ def test_workers_and_parts_change_no_byte(source, tmp_path, workers, part_charac
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "in.jsonl"]
 
 
+def test_parts_are_small_at_first_and_grow_to_the_largest_allowed():
+    text = "字" * 1_000
+    documents = [Document(text, "", str(number)) for number in range(30_000)]
+    parts = [[document.id for document in part.documents] for part in cut(documents)]
+    assert [name for part in parts for name in part] == [document.id for document in documents]
+    sizes = [1_000 * len(part) for part in parts]
+    assert sizes[:4] == [132_000] * 4
+    for number, size in enumerate(sizes):
+        assert size <= max(132_000, sum(sizes[:number]) // 4 + 1_000)
+    assert max(sizes) == 4_195_000
+    assert len(sizes) < 30
+    assert all(len(part.documents) == 3 for part in cut(documents[:9], 2_500))
+
+
+class Ahead(Local):
+    """Takes ten parts before it works on the first."""
+
+    def map(self, function, items):
+        items = iter(items)
+        while taken := list(itertools.islice(items, 10)):
+            yield from map(function, taken)
+
+
+def test_the_bar_counts_what_is_done_not_what_is_read(rows, tmp_path, monkeypatch):
+    source = soiled.write(tmp_path / "in.jsonl", rows * 10)
+    total, shown = source.stat().st_size, []
+
+    class Bar:
+        def add_task(self, *_, **__):
+            return 0
+
+        def advance(self, _):
+            pass
+
+        def update(self, _, completed, note=""):
+            done = [
+                json.loads(path.read_text())["documents"] for path in tmp_path.glob(".out.clean/sifted/*/ledger.json")
+            ]
+            shown.append((completed, sum(done)))
+
+    monkeypatch.setattr("danlu.log.progress", lambda unit="": contextlib.nullcontext(Bar()))
+    settings = SETTINGS.model_copy(update={"near": None, "repeats": None})
+    clean_corpus(Corpus([str(source)]), settings, tmp_path / "out", Ahead(1), part_characters=PART)
+    ends = list(itertools.accumulate(len(line) for line in source.read_bytes().splitlines(keepends=True)))
+    assert len(shown) > 100
+    assert [completed for completed, _ in shown] == sorted(completed for completed, _ in shown)
+    assert all(completed <= ends[documents - 1] + (1 << 14) for completed, documents in shown[:-1])
+    assert shown[-1] == (total, len(rows) * 10)
+
+
 def test_a_file_holds_at_most_so_many_characters_or_one_document(source, tmp_path):
     clean(source, tmp_path / "out")
     sizes = [
@@ -237,11 +292,87 @@ def test_parquet_in_and_out_keeps_columns_that_not_every_record_has(rows, tmp_pa
     assert {table.schema for table in tables} == {tables[0].schema}
     found = [row for table in tables for row in table.to_pylist()]
     lines = records_in(tmp_path / "lines")
-    assert [{k: v for k, v in row.items() if v is not None} for row in found] == [
-        {k: v for k, v in row.items() if v is not None} for row in lines
+    assert [{k: v for k, v in row.items() if v is not None and k != "when"} for row in found] == [
+        {k: v for k, v in row.items() if v is not None and k != "when"} for row in lines
     ]
-    assert found[0]["when"] == "1970-01-01T00:00:00"
+    assert (found[0]["when"].isoformat(), lines[0]["when"]) == ("1970-01-01T00:00:00", "1970-01-01T00:00:00")
     assert [document.text for document in Corpus([str(tmp_path / "out")])] == [row["text"] for row in found]
+
+
+def every_type(rows: list[dict]) -> pa.Table:
+    """Return the rows as a table with a column of each kind of type, every seventh value missing."""
+    numbers = [None if number % 7 == 0 else number for number in range(len(rows))]
+
+    def column(make, kind) -> pa.Array:
+        return pa.array([None if number is None else make(number) for number in numbers], kind)
+
+    nested = pa.list_(pa.struct([("when", pa.timestamp("us")), ("bytes", pa.binary())]))
+    columns = {
+        "id": pa.array([row["id"] for row in rows], pa.large_string()),
+        "text": pa.array([row["text"] for row in rows]),
+        "int32": column(int, pa.int32()),
+        "uint8": column(lambda n: n % 256, pa.uint8()),
+        "float32": column(lambda n: n / 8, pa.float32()),
+        "stamp": column(lambda n: n * 10**6 + n, pa.timestamp("us", "Asia/Shanghai")),
+        "nanoseconds": column(lambda n: n * 1_000_000_000, pa.timestamp("ns")),
+        "day": column(int, pa.date32()),
+        "clock": column(int, pa.time32("s")),
+        "span": column(lambda n: n * 90_000, pa.duration("s")),
+        "money": column(lambda n: Decimal(n) / 100, pa.decimal128(10, 2)),
+        "bytes": column(lambda n: bytes([n % 256, 255]), pa.binary()),
+        "map": column(lambda n: [("a", n)], pa.map_(pa.string(), pa.int16())),
+        "nested": column(lambda n: [{"when": n, "bytes": b"\xff"}], nested),
+        "kind": column(lambda n: f"k{n % 3}", pa.string()).dictionary_encode(),
+    }
+    fields = [pa.field(name, array.type, nullable=name != "id") for name, array in columns.items()]
+    return pa.table(list(columns.values()), schema=pa.schema(fields))
+
+
+def test_columns_of_parquet_sources_keep_their_types_values_and_nulls(rows, tmp_path):
+    table = every_type(rows)
+    pq.write_table(table.slice(0, 90), tmp_path / "a.parquet")
+    pq.write_table(table.slice(90), tmp_path / "b.parquet")
+    settings = SETTINGS.model_copy(update={"format": "parquet"})
+    for workers, part in ((1, PART), (2, 700)):
+        sources = [str(tmp_path / f"{name}.parquet") for name in "ab"]
+        out = tmp_path / f"out{workers}"
+        clean_corpus(Corpus(sources), settings, out, Local(workers), part_characters=part)
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out2")
+    found = pa.concat_tables(pq.read_table(path) for path in sorted((tmp_path / "out1").glob("*.parquet")))
+    assert found.schema.names == [*table.schema.names, "masked"]
+    assert found.drop_columns("masked").schema.equals(pq.read_schema(tmp_path / "a.parquet"))
+    names = set(found.column("id").to_pylist())
+    expected = table.filter(pa.array([name in names for name in table.column("id").to_pylist()]))
+    assert 50 < len(found) == len(expected)
+    for name in table.schema.names:
+        if name != "text":
+            assert found.column(name).to_pylist() == expected.column(name).to_pylist(), name
+
+
+def test_columns_of_several_sources_take_the_type_that_holds_both(rows, tmp_path):
+    half, folder = len(rows) // 2, tmp_path / "in"
+    folder.mkdir()
+    for name, chosen, number in (("a", rows[:half], pa.int16()), ("b", rows[half:], pa.int32())):
+        columns = {key: pa.array([row[key] for row in chosen]) for key in ("id", "text")}
+        columns["n"] = pa.array(range(len(chosen)), number)
+        columns |= {"only": pa.array([b"\x00"] * len(chosen), pa.binary())} if name == "b" else {}
+        fields = [pa.field(key, array.type, nullable=False) for key, array in columns.items()]
+        pq.write_table(pa.table(list(columns.values()), schema=pa.schema(fields)), folder / f"{name}.parquet")
+    clean(folder, tmp_path / "out", SETTINGS.model_copy(update={"format": "parquet"}))
+    schema = pq.read_schema(tmp_path / "out" / "part-00000.parquet")
+    assert (schema.field("n").type, schema.field("n").nullable) == (pa.int32(), False)
+    assert (schema.field("only").type, schema.field("only").nullable) == (pa.binary(), True)
+
+
+def test_columns_that_no_type_holds_are_one_line_before_anything_is_sifted(rows, tmp_path, monkeypatch):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pq.write_table(pa.table({"text": [row["text"] for row in rows], "n": range(len(rows))}), folder / "a.parquet")
+    pq.write_table(pa.table({"text": ["乙"], "n": [b"two"]}), folder / "b.parquet")
+    monkeypatch.setattr("danlu.data.cleaning.run.Sift", None)  # which a run that sifts would call
+    with pytest.raises(DataError, match=r"column 'n' is int64 in .*a.parquet and binary in .*b.parquet. Write"):
+        clean(folder, tmp_path / "out", SETTINGS.model_copy(update={"format": "parquet"}))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 @pytest.mark.parametrize("values", [(1, "one"), ([1], {"a": 1}), ({}, {}), (2**70, 1)])
@@ -302,9 +433,15 @@ def test_evaluation_texts_are_the_strings_of_records_and_the_lines_of_txt(tmp_pa
 def fail(number: int) -> int:
     if number == 5:
         raise DataError("five")
-    if number == 50:
-        os.kill(os.getpid(), signal.SIGKILL)
     return number * number
+
+
+def die_elsewhere(number: int) -> int:
+    """Be slow in this process, until another one is up, and die there."""
+    if multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.01)
+    return number
 
 
 def test_engines_keep_the_order_take_few_at_once_and_hand_on_errors():
@@ -322,4 +459,5 @@ def test_engines_keep_the_order_take_few_at_once_and_hand_on_errors():
     with pytest.raises(DataError, match="five"):
         list(Local(2).map(fail, range(10)))
     with pytest.raises(DanluError, match=r"a worker was killed.*it goes on where it was"):
-        list(Local(2).map(fail, range(48, 60)))
+        list(Local(2).map(die_elsewhere, range(6_000)))
+    assert list(Local(2).map(die_elsewhere, range(2))) == [0, 1]  # for so few none is started

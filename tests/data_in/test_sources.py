@@ -102,7 +102,7 @@ def test_another_key_holds_the_text(write, tmp_path):
     assert texts(parquet(tmp_path / "a.parquet", body=["正文"]), text_key="body") == ["正文"]
 
 
-def test_skip_bad_counts_and_goes_on(write):
+def test_skip_bad_counts_and_goes_on(tmp_path, write):
     bad = [
         b"{",
         b'{"txt": "x"}',
@@ -118,7 +118,97 @@ def test_skip_bad_counts_and_goes_on(write):
     corpus = Corpus([str(path), str(write("empty.jsonl", b""))], skip_bad=True)
     for _ in range(2):  # and counts anew each time
         assert [d.text for d in corpus] == TEXTS
-        assert corpus.skipped == len(bad) + 1
+        assert corpus.skipped == len(bad)
+        assert list(corpus.skipped_files) == [str(tmp_path / "empty.jsonl")]
+
+
+WHOLE_FILE = [
+    "empty.jsonl", "binary.jsonl", "binary.txt", "binary.txt.gz", "utf16.txt", "plain.jsonl.gz", "plain.txt.zst",
+    "packed.jsonl", "packed.txt", "other.jsonl.gz", "table.jsonl", "head.txt.zst", "text.parquet", "cut.parquet",
+]  # fmt: skip
+
+
+def test_skip_bad_passes_over_whole_files_and_says_which_and_why(tmp_path, write, capsys):
+    good = write("in/0.jsonl", JSONL)
+    write("in/z.txt", "末篇")
+    wrong = {name: (data, said) for name, data, said in WRONG}
+    paths = [write(f"in/{name}", wrong[name][0]) for name in WHOLE_FILE]
+    with pytest.raises(DataError, match="--skip-bad passes over such files"):
+        texts(tmp_path / "in")
+    with pytest.raises(DataError, match=r"is empty$"):
+        texts(paths[0])
+    corpus = Corpus([str(tmp_path / "in")], skip_bad=True)
+    capsys.readouterr()
+    assert [d.text for d in corpus] == [*TEXTS, "末篇"]
+    assert (corpus.skipped, set(corpus.skipped_files)) == (0, set(map(str, paths)))
+    for name, path in zip(WHOLE_FILE, paths, strict=True):
+        assert wrong[name][1] in corpus.skipped_files[str(path)]
+    said = capsys.readouterr().err.splitlines()
+    named = [f"passed over {path}: {reason}" for path, reason in corpus.skipped_files.items()]
+    assert said == [*named[:5], f"passed over {len(paths) - 5} more files that cannot be read"]
+    assert [d.text for d in corpus] == [*TEXTS, "末篇"]
+    with pytest.raises(DataError, match=r"holds no document .unreadable and passed over: 0 records, 1 file.$"):
+        texts(paths[0], skip_bad=True)
+    assert good.read_bytes() == JSONL
+
+
+def test_what_a_cut_file_still_holds_stays(tmp_path, write):
+    lines = b"".join(b'{"text": "%s"}\n' % os.urandom(99).hex().encode() for _ in range(3_000))
+    whole = [json.loads(line)["text"] for line in lines.splitlines()]
+    for name, packed in (("a.jsonl.gz", gzip.compress(lines)), ("a.jsonl.zst", zst(lines))):
+        corpus = Corpus([str(write(name, packed[: len(packed) // 2])), str(write("b.txt", "后"))], skip_bad=True)
+        *found, last = [document.text for document in corpus]
+        assert 1_000 < len(found) < 2_000
+        assert found == whole[: len(found)]
+        assert last == "后"
+        reason = corpus.skipped_files[str(tmp_path / name)]
+        assert "broken or cut short" in reason
+        assert f"(after {len(found):,} documents, which stay)" in reason
+
+
+def test_a_file_without_permission_is_passed_over_and_changes_the_fingerprint(tmp_path, write, monkeypatch):
+    write("a.jsonl", JSONL)
+    secret = write("b.jsonl", JSONL)
+    before = Corpus([str(tmp_path)], skip_bad=True).fingerprint()
+    opening = Path.open
+
+    def refuse(path, *args, **rest):  # root may read everything
+        if path == secret:
+            raise PermissionError(13, "Permission denied")
+        return opening(path, *args, **rest)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    corpus = Corpus([str(tmp_path)], skip_bad=True)
+    assert corpus.fingerprint() != before
+    assert [d.text for d in corpus] == TEXTS
+    assert corpus.skipped_files == {str(secret): "cannot be read (Permission denied)"}
+    with pytest.raises(DataError, match="Permission denied"):
+        Corpus([str(tmp_path)]).fingerprint()
+
+
+@pytest.mark.parametrize("module", ["pyarrow", "zstandard"])
+def test_a_missing_package_or_text_key_is_no_bad_file(tmp_path, write, monkeypatch, module):
+    write("a.jsonl", JSONL)
+    table = parquet(tmp_path / "t.parquet", body=["x"])
+    with pytest.raises(DataError, match="has no 'text'"):
+        texts(tmp_path, skip_bad=True)
+    table.unlink()
+    write("b.parquet" if module == "pyarrow" else "b.jsonl.zst", b"PAR1" if module == "pyarrow" else zst(JSONL))
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DataError, match="one more package"):
+        texts(tmp_path, skip_bad=True)
+
+
+def test_times_beyond_the_microsecond_and_beyond_python_are_read_or_named(tmp_path, write):
+    when = pa.array([1_600_000_000_123_456_789, None], pa.timestamp("ns", "UTC"))
+    path = parquet(tmp_path / "a.parquet", text=["一", "二"], when=when)
+    first, second = [document.meta["when"] for document in Corpus([str(path)])]
+    assert (first.isoformat(), second) == ("2020-09-13T12:26:40.123456+00:00", None)
+    late = parquet(tmp_path / "b.parquet", text=["三"], when=pa.array([10**15], pa.timestamp("s")))
+    with pytest.raises(DataError, match=r"b\.parquet: holds values that cannot be read"):
+        texts(late)
+    write("c.txt", "末")
+    assert texts(tmp_path, skip_bad=True) == ["一", "二", "末"]
 
 
 def test_lines_are_counted_as_the_article_counts_them():

@@ -27,7 +27,7 @@ class SourceOptions:
     txt_unit: Literal["file", "line", "blank"] = "file"
     """what a document is in .txt: the file, a line, or what blank lines separate"""
     skip_bad: bool = False
-    """pass over records that cannot be read, and count them, instead of stopping at the first"""
+    """pass over records and files that cannot be read, and count them, instead of stopping at the first"""
 
     def corpus(self, sources: Sequence[str]) -> Corpus:
         """Open sources as one corpus."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from tyro.conf import Positional
@@ -20,6 +23,7 @@ from danlu.data.near import Near
 from danlu.data.repeats import Repeats
 from danlu.data.rules.perplexity import Limits
 from danlu.data.rules.recipes import RECIPES, Recipe, RecipeName
+from danlu.data.unreadable import counted
 from danlu.errors import ConfigError
 
 PROG = "danlu clean"
@@ -84,8 +88,23 @@ def run(argv: list[str]) -> int:
         Options, argv, PROG, Options(similarity=file.near.similarity, repeats=file.repeats.more_than, set=file.set)
     )
     out = required(options.out, "--out", "name the folder to make")
-    result = clean_sources(options, file, out)
+    with _end_on_sigterm():
+        result = clean_sources(options, file, out)
     return finish(result, _text(result), options.json)
+
+
+@contextmanager
+def _end_on_sigterm() -> Generator[None]:
+    """End on SIGTERM, which schedulers send, as on Ctrl-C: workers first, then what is kept is said."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _named(argv: Sequence[str]) -> str:
@@ -131,6 +150,7 @@ def clean_sources(options: Options, file: RecipeFile, out: Path) -> dict[str, An
     names = ("documents", "kept", "characters", "dropped", "changed", "skipped", "resumed", "already_cleaned")
     return {
         **{name: manifest[name] for name in names},
+        "skipped_files": len(manifest["skipped_files"]),
         "seconds": round(time.monotonic() - started, 3),
         "report": str(out / REPORT) if options.report else None,
         "out": str(out),
@@ -174,7 +194,7 @@ def _text(result: dict[str, Any]) -> str:
         [
             *done,
             f"{result['documents']:,} documents, {result['kept']:,} kept; unreadable and passed over: "
-            f"{result['skipped']:,}; dropped:{'' if rows else ' none'}",
+            f"{counted(result['skipped'], result['skipped_files'])}; dropped:{'' if rows else ' none'}",
             *rows,
             f"altered: {changed}",
             f"{result['characters']:,} characters, {result['seconds']:.1f} s{resumed}  ->  {result['out']}",

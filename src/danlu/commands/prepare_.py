@@ -66,6 +66,7 @@ def run(argv: list[str]) -> int:
         "kept": manifest["kept"],
         "dropped": manifest["dropped"],
         "skipped": manifest["skipped"],
+        "skipped_files": len(manifest.get("skipped_files", {})),
         "cut": manifest["cut"],
         "lossless": manifest["lossless"],
         "tokens": {name: entry["tokens"] for name, entry in splits.items()},
@@ -147,7 +148,9 @@ def _portions(
         total.dropped.update(counts.dropped)
         entry.update(documents=counts.documents, kept=counts.kept, dropped=counts.dropped, skipped=corpus.skipped)
         skipped = sum(corpus.skipped for corpus in corpora)
-        about.update(documents=total.documents, kept=total.kept, dropped=total.dropped, skipped=skipped)
+        files = {path: reason for corpus in corpora for path, reason in corpus.skipped_files.items()}
+        about.update(documents=total.documents, kept=total.kept, dropped=total.dropped)
+        about.update(skipped=skipped, skipped_files=files)
 
     entries = [row.model_dump(exclude_none=True) for row in mix.source] if mix else [{}]
     return [Portion(documents(number, entry), entry) for number, entry in enumerate(entries)]
@@ -191,7 +194,7 @@ def _text(result: dict[str, Any], out: Path) -> str:
 
     tokens = result["tokens"]
     done = "already prepared: the same input, tokenizer and settings\n" if result["already_prepared"] else ""
-    counts = (result[name] for name in ("documents", "kept", "dropped", "skipped", "cut"))
+    counts = (result[name] for name in ("documents", "kept", "dropped", "skipped", "cut", "skipped_files"))
     return (
         f"{done}{account(*counts)}\n{_mix_lines(result['mix'])}"
         f"{result['characters']:,} characters, {tokens['train']:,} training tokens, "

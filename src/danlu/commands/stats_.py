@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from danlu.commands import SourceOptions, finish
 from danlu.configure import parse_flags
+from danlu.data.unreadable import counted
 from danlu.errors import ConfigError
 
 _BLOCKS = " ▏▎▍▌▋▊▉█"
@@ -68,6 +69,7 @@ def _stats_of_text(options: Options) -> dict[str, Any]:
         "lines": corpus.lines,
         "mean_line_chars": corpus.line_characters / max(1, corpus.lines),
         "skipped": corpus.skipped,
+        "skipped_files": len(corpus.skipped_files),
         "revisions": corpus.revisions,
         "report": options.report and str(options.report),
     }
@@ -85,7 +87,7 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("characters", f"{result['characters']:,} ({result['mean_chars']:,.1f} a document)"),
         ("lines", f"{result['lines']:,} ({result['mean_line_chars']:,.2f} characters a stripped line)"),
         ("exact duplicates", f"{duplicates['count']:,} ({duplicates['share']:.1%}), white space aside"),
-        ("skipped", f"{result['skipped']:,}"),
+        ("skipped", counted(result["skipped"], result["skipped_files"])),
         ("characters are", "  ".join(f"{n} {s:.1%}" for n, s in result["character_classes"].items())),
         ("lengths", "  ".join(f"{name} {value:,}" for name, value in result["percentiles"].items())),
     ]

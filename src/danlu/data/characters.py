@@ -58,11 +58,16 @@ class Kind(IntEnum):
     """combining marks"""
 
 
+_KINDS = len(Kind)
+
+
 @lru_cache(maxsize=2)
 def kinds(text: str) -> list[int]:
     """Count a text's characters by `Kind`. The last counts are kept: rule after rule asks for them."""
-    counts = [np.bincount(_table().take(codes), minlength=len(Kind)) for codes in code_points(text)]
-    return sum(counts[1:], counts[0]).tolist() if counts else [0] * len(Kind)
+    counts = [np.bincount(_table().take(codes), minlength=_KINDS) for codes in code_points(text)]
+    if len(counts) == 1:
+        return counts[0].tolist()
+    return np.sum(counts, axis=0).tolist() if counts else [0] * _KINDS
 
 
 def kinds_of_each(texts: Sequence[str]) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import FunctionType
 
+from danlu.data.unreadable import counted
 from danlu.types import Document, Drop
 
 Rule = Callable[[Document], Document | Drop]
@@ -35,12 +36,14 @@ class Counts:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def account(documents: int, kept: int, dropped: Mapping[str, int], skipped: int, passages_of: int) -> str:
+def account(
+    documents: int, kept: int, dropped: Mapping[str, int], skipped: int, passages_of: int, skipped_files: int = 0
+) -> str:
     """Say in one line what became of a corpus; `skipped` records were unreadable, `passages_of` documents were cut."""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items()) or "none"
     return (
         f"{documents:,} documents, {kept:,} kept; dropped: {reasons}; "
-        f"unreadable and passed over: {skipped:,}; long ones cut into passages: {passages_of:,}"
+        f"unreadable and passed over: {counted(skipped, skipped_files)}; long ones cut into passages: {passages_of:,}"
     )
 
 

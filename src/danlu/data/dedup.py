@@ -13,7 +13,12 @@ _FIRST_SLOTS = 1 << 16
 
 def normalised_hash(text: str) -> int:
     """Return a 64-bit hash of a text without its white space: copies that differ in spacing have the same."""
-    characters = "".join(text.split()).encode("utf-8", "surrogatepass")
+    return bare_hash("".join(text.split()))
+
+
+def bare_hash(text: str) -> int:
+    """Return the hash of a text that has no white space."""
+    characters = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(characters, digest_size=8).digest(), "little")
 
 

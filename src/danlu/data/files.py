@@ -5,12 +5,14 @@ from __future__ import annotations
 import glob
 import gzip
 import io
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from danlu.errors import DataError
+from danlu.data.unreadable import UnreadableFile
+from danlu.errors import DataError, OutputError
 
 ARRAY = ".json"
 """One JSON array of records, as small chat sets come; read only where it is named itself: in folders lie other ones."""
@@ -58,12 +60,34 @@ def _readable(path: Path) -> bool:
     return path.name.endswith(SUFFIXES) and path.is_file()
 
 
+def require_apart(specs: Sequence[str], files: Sequence[Path], out: Path) -> None:
+    """Raise OutputError where a folder to make lies in one that is read, or would hold a file that is: it would be read
+    as a source the next time."""
+    place = out.resolve()
+    for spec in specs:
+        folder = _read_whole(spec)
+        if folder is not None and place.is_relative_to(folder.resolve()):
+            raise OutputError(f"{out}: lies in the source {spec}, and would be read with it. Name another --out")
+    for path in files:
+        if path.resolve().is_relative_to(place):
+            raise OutputError(f"{out}: holds the source {path}. Name another --out")
+
+
+def _read_whole(spec: str) -> Path | None:
+    """Return the folder that a source reads with all folders in it."""
+    path = Path(spec)
+    if path.is_dir():
+        return path
+    parts = path.parts
+    return Path(*parts[: parts.index("**")]) if "**" in parts and not path.is_file() else None
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
     """Yield a file's unpacked bytes and a function that tells how many bytes of the file itself are read.
 
-    Raises DataError where the contents are not what the name says, are binary, or where a package is missing;
-    reading raises EOFError, gzip.BadGzipFile or zlib.error where compressed data is broken or cut short.
+    Raises UnreadableFile where the contents are not what the name says, are binary, or are compressed and broken or cut
+    short (also later, within the block), DataError where a package is missing.
     """
     with path.open("rb") as raw:
         head = raw.peek(8)
@@ -71,15 +95,18 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
         named = path.suffix if path.suffix in (".gz", ".zst") else ""
         if packed != named:
             what = f"{packed} data" if packed else "no compressed data"
-            raise DataError(f"{path}: holds {what}, whatever its name says. Rename it to what it is")
+            raise UnreadableFile(path, f"holds {what}, whatever its name says. Rename it to what it is")
         stream: Any = raw
         if packed == ".gz":
             stream = gzip.GzipFile(fileobj=raw)
         elif packed == ".zst":
             stream = io.BufferedReader(_Zstd(raw, path), _CHUNK)
-        if b"\0" in stream.peek(_CHUNK):
-            raise DataError(f"{path}: is binary (or UTF-16), not UTF-8 text")
-        yield stream, raw.tell
+        try:
+            if b"\0" in stream.peek(_CHUNK):
+                raise UnreadableFile(path, "is binary (or UTF-16), not UTF-8 text")
+            yield stream, raw.tell
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise UnreadableFile(path, f"its compressed data is broken or cut short ({error})") from None
 
 
 class _Zstd(io.RawIOBase):

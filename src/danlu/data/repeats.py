@@ -14,7 +14,7 @@ from pydantic import Field
 
 from danlu import storage
 from danlu.config import Table
-from danlu.data.dedup import normalised_hash
+from danlu.data.dedup import bare_hash
 from danlu.types import Document, Drop
 
 _SENTENCES = re.compile("[^。！？!?]*[。！？!?]+[”’」』）)】》\"']*|[^。！？!?]+")
@@ -36,6 +36,8 @@ def line_hashes(text: str, passage: int) -> np.ndarray:
 
     White space does not count. A line of one sentence is one passage; of a line of several both it and they are.
     """
+    if len(text) < passage:
+        return np.zeros(0, np.uint64)
     found = {hashed for line in text.split("\n") for hashed in _hashes_in(line, passage)}
     return np.sort(np.fromiter(found, np.uint64, len(found)))
 
@@ -50,7 +52,10 @@ def _hashes_in(line: str, passage: int) -> Iterator[int]:
 
 def _hash(part: str, passage: int) -> int | None:
     """Return a passage's hash, None for one that is too short."""
-    return normalised_hash(part) if len(part) >= passage and len("".join(part.split())) >= passage else None
+    if len(part) < passage:
+        return None
+    bare = "".join(part.split())
+    return bare_hash(bare) if len(bare) >= passage else None
 
 
 class RepeatCounts:

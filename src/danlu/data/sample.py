@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from danlu.data.dedup import normalised_hash
@@ -31,7 +32,12 @@ def sample(documents: Iterable[Document], characters: int) -> list[str]:
 
 def document_key(document: Document) -> int:
     """Return a 64-bit hash of a document's source, id and text."""
-    whole = "\0".join([document.source, document.id, document.text])
+    return _key(document.source, document.id, document.text)
+
+
+@lru_cache(maxsize=2)  # what is dropped or changed is asked for again
+def _key(source: str, name: str, text: str) -> int:
+    whole = "\0".join([source, name, text])
     digest = hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 

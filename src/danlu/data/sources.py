@@ -6,10 +6,8 @@ memory holds one record at a time (one file, where a `.txt` is one document; one
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import zlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,9 +19,11 @@ from danlu import log, storage
 from danlu.data import demo, demo_chat
 from danlu.data.corpora import corpora
 from danlu.data.encodings import not_utf8
-from danlu.data.files import ARRAY, INSTALL, expand, kind, opened
+from danlu.data.files import ARRAY, expand, kind, opened
 from danlu.data.hub.fetch import fetch
 from danlu.data.hub.names import is_hub_name
+from danlu.data.tables import records, table
+from danlu.data.unreadable import UnreadableFile, counted, say
 from danlu.errors import DataError
 from danlu.types import Document
 
@@ -31,17 +31,17 @@ TxtUnit = Literal["file", "line", "blank"]
 KINDS = "files, folders, globs, `demo`, `demo-chat`, hf:OWNER/NAME, modelscope:OWNER/NAME or a name of `danlu corpora`"
 _NAMED = {"demo": demo, "demo-chat": demo_chat}
 _LONGEST_LINE = 1 << 28
-_ROWS = 256
-_PARQUET_BUFFER = 1 << 20
 
 
 @dataclass
 class Corpus:
     """Several sources read as one, each file once; iterating yields documents, in the order of the sources.
 
-    Raises DataError for a source that is not there, is of no known kind, holds nothing or cannot be read, for
-    a record without a text (with `skip_bad` these are counted in `skipped` and passed over), and for a file
-    that is no longer what it was when the corpus was made. `revisions` says which commit of a set on a hub is read.
+    Raises DataError for a source that is not there, is of no known kind or holds nothing, for a file that cannot be
+    read and a record without a text, and for a file that is no longer what it was when the corpus was made. With
+    `skip_bad` records without a text are counted in `skipped`, files that cannot be read (or from some place on) are
+    noted with the reason in `skipped_files`, and both are passed over. `revisions` says which commit of a set on a hub
+    is read.
     """
 
     specs: Sequence[str]
@@ -60,6 +60,7 @@ class Corpus:
         if not self.specs:
             raise DataError(f"no source is named. Give {KINDS}")
         self.revisions: dict[str, str] = {}
+        self.skipped_files: dict[str, str] = {}
         self.bytes_fetched = 0
         found = {spec: self._files_of(spec) for spec in self.specs}
         self.files = list(dict.fromkeys(path for paths in found.values() for path in paths))
@@ -93,21 +94,26 @@ class Corpus:
         parts = [self.text_key or "", self.txt_unit, str(self.skip_bad), *self.revisions.values()]
         for path in self.files:
             try:
-                parts += [self._named.get(path) or kind(path), storage.sha256_of(path)]
+                contents = storage.sha256_of(path)
             except OSError as error:
-                raise _unreadable(path, error) from None
+                self._pass_over(path, _no_access(path, error))
+                contents = ""
+            parts += [self._named.get(path) or kind(path), contents]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Document]:
         self.skipped = self.lines = self.line_characters = self._finished = 0
+        self.skipped_files = {}
         documents = 0
         for path in self.files:
             for document in self._read(path):
                 documents += 1
                 yield document
             self._finished, self._position = self._finished + self._stamps[path][0], _nowhere
+        say(self.skipped_files)
         if not documents:
-            also = f" ({self.skipped:,} bad records were passed over)" if self.skipped else ""
+            passed = counted(self.skipped, len(self.skipped_files))
+            also = f" (unreadable and passed over: {passed})" if passed != "0" else ""
             raise DataError(f"{', '.join(self.specs)}: holds no document{also}")
 
     def firsts(self) -> Iterator[Document]:
@@ -115,6 +121,21 @@ class Corpus:
         for path in self.files:
             with closing(self._read(path)) as documents:
                 yield from islice(documents, 1)
+
+    def schemas(self) -> Iterator[tuple[Path, Any]]:
+        """Yield the Arrow schema of each file; none at all unless all are .parquet."""
+        if self._named or any(kind(path) != ".parquet" for path in self.files):
+            return
+        for path in self.files:
+            try:
+                with table(path) as file:
+                    schema = file.schema_arrow
+            except OSError as error:
+                self._pass_over(path, _no_access(path, error))
+            except UnreadableFile as error:
+                self._pass_over(path, error)
+            else:
+                yield path, schema
 
     def track(self, description: str) -> Iterator[Document]:
         """Yield the documents, showing on stderr how many bytes of how many are read, and the time left."""
@@ -127,24 +148,39 @@ class Corpus:
             bar.update(task, completed=self.bytes_total)
 
     def _read(self, path: Path) -> Generator[Document]:
+        read = 0
         try:
-            if path in self._named:
-                yield from self._without_lines(_NAMED[self._named[path]].documents(path))
-            elif self._stamps[path][0] == 0:
-                self.bad(f"{path}: is empty")
-            elif kind(path) == ".parquet":
-                yield from self._without_lines(self._parquet(path))
-            else:
-                yield from self._text_file(path)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            self._require_unchanged(path)
-            raise DataError(f"{path}: its compressed data is broken or cut short ({error})") from None
+            for document in self._documents(path):
+                read += 1
+                yield document
         except OSError as error:
-            raise _unreadable(path, error) from None
-        except DataError:
+            self._pass_over(path, _no_access(path, error), read)
+        except DataError as error:
             self._require_unchanged(path)  # a record that is half there is no fault of the file's author
-            raise
+            self._pass_over(path, error, read)
         self._require_unchanged(path)
+
+    def _documents(self, path: Path) -> Iterator[Document]:
+        if path in self._named:
+            return self._without_lines(_NAMED[self._named[path]].documents(path))
+        if self._stamps[path][0] == 0:
+            raise UnreadableFile(path, "is empty")
+        if kind(path) == ".parquet":
+            return self._without_lines(self._parquet(path))
+        return self._text_file(path)
+
+    def _pass_over(self, path: Path, error: DataError, read: int = 0) -> None:
+        """Pass over a file, or what follows the `read` documents of it, if `skip_bad` says so and the file is at fault.
+
+        Raises the error otherwise.
+        """
+        if not isinstance(error, UnreadableFile):
+            raise error from None
+        if not self.skip_bad:
+            also = ". --skip-bad passes over such files" if len(self.files) > 1 else ""
+            raise UnreadableFile(path, error.reason + also) from None
+        before = f" (after {read:,} documents, which stay)" if read else ""
+        self.skipped_files[str(path)] = error.reason + before
 
     def _require_unchanged(self, path: Path) -> None:
         if _stamp(path) != self._stamps[path]:
@@ -177,7 +213,7 @@ class Corpus:
             number += 1
             where = f"{path}, line {number}"
             if len(raw) == _LONGEST_LINE:
-                raise DataError(f"{where}: is longer than {_LONGEST_LINE >> 20} MB")
+                raise UnreadableFile(path, f"line {number} is longer than {_LONGEST_LINE >> 20} MB")
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -207,14 +243,14 @@ class Corpus:
         """Read one JSON array of records, all of it at once."""
         contents = file.read()
         try:
-            records = json.loads(contents.decode("utf-8-sig"))
+            array = json.loads(contents.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: {not_utf8(error, contents)}") from None
+            raise UnreadableFile(path, not_utf8(error, contents)) from None
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: is no JSON ({error}). One record a line is .jsonl") from None
-        if not isinstance(records, list):
-            raise DataError(f"{path}: is no JSON array of records. One record a line is .jsonl")
-        for number, record in enumerate(records, 1):
+            raise UnreadableFile(path, f"is no JSON ({error}). One record a line is .jsonl") from None
+        if not isinstance(array, list):
+            raise UnreadableFile(path, "is no JSON array of records. One record a line is .jsonl")
+        for number, record in enumerate(array, 1):
             document = self._record(record, path, number, f"{path}, record {number}")
             if document is not None:
                 self._count(document.text)
@@ -250,28 +286,16 @@ class Corpus:
             yield _passage(held, path, first)
 
     def _parquet(self, path: Path) -> Iterator[Document]:
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ImportError:
-            raise DataError(f"{path}: reading .parquet needs one more package: {INSTALL}") from None
-        try:
-            # with a buffer a column is read piece by piece; without, a whole row group lies in memory
-            with pq.ParquetFile(path, pre_buffer=False, buffer_size=_PARQUET_BUFFER) as file:
-                names = file.schema_arrow.names
-                if self.text_key is not None and self.text_key not in names:
-                    raise DataError(f"{path}: {_no_key(self.text_key, names)}")
-                rows, total, size = 0, max(1, file.metadata.num_rows), self._stamps[path][0]
-                self._position = lambda: size * rows // total
-                for batch in file.iter_batches(batch_size=_ROWS):
-                    for record in batch.to_pylist():
-                        rows += 1
-                        document = self._record(record, path, rows, f"{path}, row {rows}")
-                        if document is not None:
-                            yield document
-        except (pa.ArrowException, OSError) as error:  # pyarrow says OSError of broken contents, too
-            message = str(error).split("\n")[0]
-            raise DataError(f"{path}: is no parquet file, or a broken one ({message})") from None
+        with table(path) as file:
+            names = file.schema_arrow.names
+            if self.text_key is not None and self.text_key not in names:
+                raise DataError(f"{path}: {_no_key(self.text_key, names)}")
+            row, total, size = 0, max(1, file.metadata.num_rows), self._stamps[path][0]
+            self._position = lambda: size * row // total
+            for row, record in enumerate(records(file, path), 1):
+                document = self._record(record, path, row, f"{path}, row {row}")
+                if document is not None:
+                    yield document
 
 
 def _passage(lines: list[str], path: Path, first: int) -> Document:
@@ -290,9 +314,11 @@ def _stamp(path: Path) -> tuple[int, int]:
     try:
         stat = path.stat()
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise _no_access(path, error) from None
     return stat.st_size, stat.st_mtime_ns
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path}: cannot be read ({error.strerror or error})")
+def _no_access(path: Path, error: OSError) -> DataError:
+    """Return the error for a file that the system does not give; only a permission is a matter of the file itself."""
+    reason = f"cannot be read ({error.strerror or error})"
+    return UnreadableFile(path, reason) if isinstance(error, PermissionError) else DataError(f"{path}: {reason}")

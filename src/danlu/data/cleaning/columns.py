@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,15 +38,36 @@ def schema_of(records: Sequence[Record]) -> Any:
     return pa.schema(fields)
 
 
-def unified(schemas: Sequence[Any]) -> Any:
-    """Return the schema that holds all of several. Raises DataError where there is none that .parquet knows."""
+def read_schema(path: Path) -> Any:
+    """Return a schema that was written to a file by itself."""
+    return arrow().ipc.read_schema(arrow().py_buffer(path.read_bytes()))
+
+
+def joined(schemas: Sequence[Any]) -> Any:
+    """Return the schema that holds all of several. Raises DataError where there is none."""
     pa = arrow()
     try:
-        schema = pa.unify_schemas(list(schemas), promote_options="permissive")
+        return pa.unify_schemas(list(schemas), promote_options="permissive")
+    except pa.ArrowException as error:
+        raise _mixed(None, error) from None
+
+
+def unified(schemas: Sequence[Any]) -> Any:
+    """Return the schema that holds all of several. Raises DataError where there is none that .parquet knows."""
+    pa, schema = arrow(), joined(schemas)
+    try:
         pa.parquet.ParquetWriter(pa.BufferOutputStream(), schema).close()  # tells of objects without a field
     except pa.ArrowException as error:
         raise _mixed(None, error) from None
     return schema
+
+
+def whole_schema(source: Any, inferred: Sequence[Any]) -> Any:
+    """Return the schema to write: the columns of the sources, if they are tables, and what else the records hold."""
+    found = unified(inferred)
+    if source is None:
+        return found
+    return arrow().schema([*source, *(field for field in found if field.name not in source.names)])
 
 
 @contextmanager
@@ -58,8 +78,7 @@ def parquet_file(path: Path, schema: Any) -> Generator[Callable[[Record], None]]
     with pa.parquet.ParquetWriter(path, schema, compression="zstd") as file:
 
         def flush() -> None:
-            columns = [pa.array([_plain(row.get(f.name)) for row in rows], f.type) for f in schema]
-            file.write_table(pa.Table.from_arrays(columns, schema=schema))
+            file.write_table(pa.Table.from_arrays(columns(rows, schema), schema=schema))
             rows.clear()
 
         def write(record: Record) -> None:
@@ -72,12 +91,26 @@ def parquet_file(path: Path, schema: Any) -> Generator[Callable[[Record], None]]
             flush()
 
 
+def columns(records: Sequence[Mapping[str, Any]], schema: Any) -> list[Any]:
+    """Return records as arrays, one for each field. Raises DataError for a value that does not fit its field."""
+    pa = arrow()
+    made: list[Any] = []
+    for field in schema:
+        try:
+            made.append(pa.array([_plain(record.get(field.name)) for record in records], field.type))
+        except (pa.ArrowException, OverflowError) as error:
+            raise _mixed(field.name, error) from None
+    return made
+
+
 def _plain(value: Any) -> Any:
     """Return a value without lone surrogates, which columns cannot hold: each becomes a question mark."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict | list):
-        return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    if isinstance(value, dict):
+        return {_plain(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
     return value
 
 

@@ -85,7 +85,7 @@ def compare(work: Work, parts: int) -> None:
         write_array(folder / "files", file_starts(characters * stays, settings.file_characters))
         storage.write_json(folder / "shown", list(shown))
         if settings.format == "parquet":
-            _unify(folder, folders)
+            _unify(work, folder, folders)
         ledger.write(folder / LEDGER)
 
 
@@ -140,9 +140,9 @@ def file_starts(characters: np.ndarray, most: int) -> np.ndarray:
     return np.array(starts)
 
 
-def _unify(folder: Path, folders: Sequence[Path]) -> None:
-    from danlu.data.cleaning.columns import arrow, unified
+def _unify(work: Work, folder: Path, folders: Sequence[Path]) -> None:
+    from danlu.data.cleaning.columns import read_schema, whole_schema
+    from danlu.data.cleaning.typed import noted_schema
 
-    read = arrow().ipc.read_schema
-    schemas = [read(arrow().py_buffer((part / SCHEMA).read_bytes())) for part in folders]
-    (folder / SCHEMA).write_bytes(unified(schemas).serialize().to_pybytes())
+    schemas = [read_schema(part / SCHEMA) for part in folders]
+    (folder / SCHEMA).write_bytes(whole_schema(noted_schema(work), schemas).serialize().to_pybytes())

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ KILLED = (
     "a worker was killed, most likely for want of memory. Run the command again, with fewer --workers: it goes on "
     "where it was"
 )
+_FIRST_ITEMS = 2
+"""Done before other processes are started: for so little it does not pay."""
 EngineName = Literal["local", "ray"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,7 +58,7 @@ class Local:
     """Processes of this machine; with one worker this process alone.
 
     They are spawned, not forked, and end when this process does, however it ends: each waits on a pipe whose other end
-    is held here alone.
+    is held here alone. Until the first of them is up, which takes as long as sifting a megabyte, this process works.
     """
 
     workers: int
@@ -67,26 +69,49 @@ class Local:
             yield from map(function, items)
             return
         with _pool(self.workers) as pool:
-
-            def start(item: Item) -> Any:
-                with _without_interrupts():
-                    return pool.submit(function, item)
-
+            hands = _Hands(pool, function, self.workers)
             try:
-                yield from in_order(start, lambda future: future.result(), items, self.workers + 2)
+                yield from in_order(hands.take, lambda future: future.result(), items, self.workers + 2)
             except BrokenProcessPool:
                 raise DanluError(KILLED) from None
 
 
+class _Hands:
+    """Who takes the next item: this process, until processes are up that it started after the first few items."""
+
+    def __init__(self, pool: ProcessPoolExecutor, function: Callable[[Any], Any], workers: int):
+        self.pool, self.function, self.workers = pool, function, workers
+        self.taken, self.awake = 0, list[Future[Any]]()
+
+    def take(self, item: Any) -> Future[Any]:
+        """Return what will hold the result. Raises BrokenProcessPool where the system killed a process."""
+        if any(future.done() for future in self.awake):
+            return self._submit(self.function, item)
+        if self.taken == _FIRST_ITEMS:
+            self.awake = [self._submit(_wake, self.function) for _ in range(self.workers - 1)]
+        self.taken += 1
+        done = Future[Any]()
+        done.set_result(self.function(item))
+        return done
+
+    def _submit(self, function: Callable[[Any], Any], item: Any) -> Future[Any]:
+        with _without_signals():
+            return self.pool.submit(function, item)
+
+
+def _wake(function: Callable[[Any], Any]) -> int:
+    """Answer once this process has imported what a function needs."""
+    return os.getpid()
+
+
 @contextmanager
 def _pool(workers: int) -> Generator[ProcessPoolExecutor]:
-    """Yield a pool; where the block is left before its time, what its workers do is not waited for."""
+    """Yield a pool; when the block is left, what its workers still do (get ready, say) is not waited for."""
     theirs, ours = multiprocessing.Pipe(duplex=False)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_watch, initargs=(theirs,))
     try:
         yield pool
-        pool.shutdown()
     finally:
         ours.close()
         pool.shutdown(cancel_futures=True)
@@ -104,9 +129,9 @@ def _watch(pipe: Any) -> None:
 
 
 @contextmanager
-def _without_interrupts() -> Generator[None]:
-    """Hold Ctrl-C back; processes started meanwhile never see it, for they inherit the mask."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _without_signals() -> Generator[None]:
+    """Hold back what asks to end; processes started meanwhile never see it, for they inherit the mask."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

@@ -33,6 +33,8 @@ class Ledger(Counts):
         """Return what the rules make of a document; None where one of them drops it."""
         for rule in rules:
             answer = rule(document)
+            if answer is document:
+                continue
             if isinstance(answer, Drop):
                 self.drop(document, answer.reason, describe(rule))
                 return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from danlu.errors import DataError
 from danlu.types import Document
 
 Record = dict[str, Any]
+_GATHERED = 1 << 17
+"""Bytes packed or unpacked at once: a call for each line would take as long as packing it."""
 _LEVEL, _FAST_LEVEL = 3, 1
 """Of zstd: for what is written once and kept, and for what is read back soon."""
 
@@ -26,7 +29,7 @@ def record_of(document: Document, text_key: str) -> Record:
 def line_of(value: Any) -> bytes:
     """Return a value as a line of JSON. Dates and other things of .parquet become strings, lone surrogates \\udxxx."""
     try:
-        return json.dumps(value, ensure_ascii=False, default=_plain).encode() + b"\n"
+        return (_WRITER.encode(value) + "\n").encode()
     except UnicodeEncodeError:
         return json.dumps(value, default=_plain).encode() + b"\n"
 
@@ -35,6 +38,9 @@ def _plain(value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+_WRITER = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=_plain)
 
 
 def zstandard() -> Any:
@@ -50,8 +56,12 @@ def zstandard() -> Any:
 def packed(path: Path, level: int = _LEVEL) -> Generator[IO[bytes]]:
     """Yield a file to write bytes to that are packed by zstd, in one frame with a checksum."""
     compressor = zstandard().ZstdCompressor(level=level, write_checksum=True)
-    with path.open("wb") as file, compressor.stream_writer(file) as stream:
-        yield stream
+    with (
+        path.open("wb") as file,
+        compressor.stream_writer(file) as stream,
+        io.BufferedWriter(stream, _GATHERED) as gathered,
+    ):
+        yield gathered
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> None:
@@ -64,15 +74,9 @@ def write_documents(path: Path, documents: Iterable[Document]) -> None:
 def read_documents(path: Path, start: int, stop: int) -> Iterator[Document]:
     """Yield documents `start` … `stop` - 1 of those that `write_documents` wrote."""
     with path.open("rb") as file, zstandard().ZstdDecompressor().stream_reader(file) as stream:
-        for line in islice(_lines(stream), start, stop):
-            source, name, text, meta = json.loads(line)
+        for line in islice(io.BufferedReader(stream, _GATHERED), start, stop):
+            source, name, text, meta = json.loads(line.decode())  # of bytes it would guess the encoding
             yield Document(text, source, name, meta)
-
-
-def _lines(stream: Any) -> Iterator[bytes]:
-    import io
-
-    return iter(io.BufferedReader(stream, 1 << 20))
 
 
 @contextmanager

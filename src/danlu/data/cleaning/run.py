@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from danlu import log, storage
 from danlu.data.cleaning.against import hash_of
+from danlu.data.cleaning.columns import joined, read_schema
 from danlu.data.cleaning.compare import compare
 from danlu.data.cleaning.engines import Engine
 from danlu.data.cleaning.good import learn
 from danlu.data.cleaning.ledger import Ledger
 from danlu.data.cleaning.records import line_of
 from danlu.data.cleaning.settings import CleanSettings
-from danlu.data.cleaning.sift import LEDGER, PART_CHARACTERS, Part, Sift, cut
+from danlu.data.cleaning.sift import LEDGER, PART_CHARACTERS, SCHEMA, Part, Sift, cut
+from danlu.data.cleaning.typed import note_schema
 from danlu.data.cleaning.work import Work, folder_beside, opened
 from danlu.data.cleaning.write import Write, compared
 from danlu.data.contamination import Contamination
+from danlu.data.files import require_apart
 from danlu.data.report import write_report
 from danlu.data.sources import Corpus
 from danlu.errors import DataError
@@ -42,8 +47,10 @@ def clean_corpus(
     An interrupted run leaves a work folder beside `out`, and the same call goes on there. Every byte of `out` follows
     from the corpus and the settings; the engine, its workers and `part_characters` change none.
     Memory: a few parts for each worker, and what `compare` takes. Raises DataError where a source cannot be read or
-    nothing is left of it, OutputError where `out` exists, cannot be written, or the disk is full.
+    nothing is left of it, OutputError where `out` exists, lies in a source or holds one, or cannot be written, where
+    another run's parts lie beside it, or the disk is full.
     """
+    require_apart(corpus.specs, corpus.files, out)
     identity = {**settings.identity(), "against": hash_of(against), "good": good.fingerprint() if good else None}
     if against:
         _say_what_is_not_looked_for(against, settings)
@@ -59,9 +66,11 @@ def clean_corpus(
                     scratch.write_bytes(line_of(list(against)))
             if good is not None and not work.good.is_dir():
                 learn(work.good, good, settings)
+            if settings.format == "parquet":
+                note_schema(work, corpus)
             manifest = run.clean(out, part_characters)
-        except BaseException:
-            run.leave()
+        except BaseException as error:
+            run.leave(interrupted=isinstance(error, KeyboardInterrupt))
             raise
         shutil.rmtree(work.folder)
     return manifest
@@ -93,7 +102,8 @@ class _Run:
 
     def __init__(self, corpus: Corpus, work: Work, engine: Engine):
         self.corpus, self.work, self.engine = corpus, work, engine
-        self.ledger, self.resumed, self.skipped = Ledger.new(work.settings.report), 0, 0
+        self.ledger, self.resumed = Ledger.new(work.settings.report), 0
+        self.skipped: dict[str, Any] = {}
 
     def clean(self, out: Path, part_characters: int) -> dict[str, Any]:
         """Do what is left to do, and put the output in place."""
@@ -101,7 +111,7 @@ class _Run:
         if not sifted:
             self._sift(part_characters)
         read = storage.read_json(self.work.read, DataError)
-        self.skipped, parts = read["skipped"], read["parts"]
+        self.skipped, parts = {name: read[name] for name in ("skipped", "skipped_files")}, read["parts"]
         self.resumed = parts if sifted else self.resumed
         for number in range(parts):
             self._add(self.work.part("sifted", number))
@@ -118,23 +128,33 @@ class _Run:
         return self._put(out, holding)
 
     def _sift(self, part_characters: int) -> None:
-        """Sift every part; note in the work folder how many there are, and how many records were passed over."""
+        """Sift every part; note in the work folder how many there are, and what was passed over."""
+        sifted, schemas = 0, list[Any]()
         with log.progress("bytes") as bar:
             task = bar.add_task("sifting", total=self.corpus.bytes_total, note="")
-            parts = self._parts(part_characters, lambda done, note: bar.update(task, completed=done, note=note))
+            read = deque[int]()
+            show = partial(bar.update, task)
+            parts = self._parts(part_characters, read, lambda done: show(completed=done))
             with closing(self.engine.map(Sift(self.work), parts)) as results:
-                sifted = sum(1 for _ in results)
-            bar.update(task, completed=self.corpus.bytes_total)
-        storage.write_json(self.work.read, {"parts": self.resumed + sifted, "skipped": self.corpus.skipped})
+                for number in results:
+                    sifted += 1
+                    show(completed=read.popleft(), note=f"part {number + 1:,}")
+                    if self.work.settings.format == "parquet":
+                        schemas = [joined([*schemas, read_schema(self.work.part("sifted", number) / SCHEMA)])]
+            show(completed=self.corpus.bytes_total)
+        passed_over = {"skipped": self.corpus.skipped, "skipped_files": self.corpus.skipped_files}
+        storage.write_json(self.work.read, {"parts": self.resumed + sifted, **passed_over})
 
-    def _parts(self, characters: int, show: Callable[[int, str], None]) -> Iterator[Part]:
-        """Read the corpus; yield the parts that are not sifted yet."""
+    def _parts(self, characters: int, read: deque[int], show: Callable[[int], None]) -> Iterator[Part]:
+        """Read the corpus; yield the parts that are not sifted yet, and append to `read` how far the corpus is read."""
         for part in cut(self.corpus, characters):
-            show(self.corpus.bytes_read, f"part {part.number + 1:,}")
-            if self.work.part("sifted", part.number).is_dir():
-                self.resumed += 1
-            else:
+            if not self.work.part("sifted", part.number).is_dir():
+                read.append(self.corpus.bytes_read)
                 yield part
+                continue
+            self.resumed += 1
+            if not read:
+                show(self.corpus.bytes_read)
 
     def _write(self, files: int) -> None:
         """Write every file that is not written yet."""
@@ -166,24 +186,27 @@ class _Run:
             "revisions": self.corpus.revisions,
             "run": self.work.identity,
             **self.ledger.counts(),
-            "skipped": self.skipped,
+            **self.skipped,
         }
         suffix = self.work.settings.format
         with storage.new_folder(out, manifest) as folder:
             for number, part in enumerate(written):
                 _link(part / f"part.{suffix}", folder / f"part-{number:05d}.{suffix}")
             if self.ledger.survey is not None:
-                about = {name: manifest[name] for name in ("sources", "revisions", "skipped")}
+                about = {name: manifest[name] for name in ("sources", "revisions", *self.skipped)}
                 about |= self.work.settings.model_dump(mode="json", exclude_none=True)
                 write_report(self.ledger.survey.as_dict(), folder / REPORT, ", ".join(self.corpus.specs), about)
         return {**manifest, "resumed": self.resumed, "already_cleaned": False}
 
-    def leave(self) -> None:
-        """Say what an interrupted run leaves; leave nothing where nothing is finished."""
-        if any(self.work.folder.glob("*/[0-9]*")):
-            log.say(f"what is finished lies in {self.work.folder}: the same command goes on there")
-        else:
-            shutil.rmtree(self.work.folder, ignore_errors=True)
+    def leave(self, interrupted: bool) -> None:
+        """Say what an unfinished run leaves; leave nothing where nothing is finished."""
+        finished = self.work.finished_parts()
+        if finished:
+            log.say(f"{finished:,} parts are finished and lie in {self.work.folder}: the same command goes on there")
+            return
+        shutil.rmtree(self.work.folder, ignore_errors=True)
+        if interrupted:
+            log.say("no part was finished, so nothing is kept: the same command begins anew")
 
 
 def _link(source: Path, target: Path) -> None:

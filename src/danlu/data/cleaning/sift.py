@@ -23,7 +23,9 @@ from danlu.data.repeats import line_hashes
 from danlu.data.rules.recipes import recipe
 from danlu.types import Document
 
-PART_CHARACTERS = 1 << 22
+PART_CHARACTERS, FIRST_CHARACTERS = 1 << 22, 1 << 17
+"""Of a part at most, and of the first ones."""
+_OF_ALL_BEFORE = 4
 DOCUMENTS, LEDGER, SCHEMA = "documents.jsonl.zst", "ledger.json", "schema"
 
 
@@ -36,15 +38,19 @@ class Part:
 
 
 def cut(documents: Iterable[Document], characters: int = PART_CHARACTERS) -> Iterator[Part]:
-    """Cut a corpus into parts of at least so many characters each, the last one aside."""
+    """Cut a corpus into parts of up to so many characters and one document.
+
+    The first ones have 131,072, later ones a quarter of all before them: so there are several where there is little,
+    few where there is much, and soon one that is finished.
+    """
     held: list[Document] = []
-    number = total = 0
+    number = before = total = 0
     for document in documents:
         held.append(document)
         total += len(document.text)
-        if total >= characters:
+        if total >= min(characters, max(FIRST_CHARACTERS, before // _OF_ALL_BEFORE)):
             yield Part(number, tuple(held))
-            held, total, number = [], 0, number + 1
+            held, before, total, number = [], before + total, 0, number + 1
     if held:
         yield Part(number, tuple(held))
 
@@ -60,11 +66,11 @@ class Sift:
 
     work: Work
 
-    def __call__(self, part: Part) -> None:
-        """Sift a part. Raises OutputError where the disk is full; nothing of the part is there then."""
+    def __call__(self, part: Part) -> int:
+        """Sift a part; return its number. Raises OutputError where the disk is full; nothing of it is there then."""
         final = self.work.part("sifted", part.number)
         if final.is_dir():
-            return  # done by a worker that was killed before it could say so
+            return part.number  # done by a worker that was killed before it could say so
         rules, contamination = rules_of(self.work)
         ledger = Ledger.new(self.work.settings.report)
         kept: list[Document] = []
@@ -76,11 +82,12 @@ class Sift:
         if contamination is not None:
             ledger.contaminate(contamination)
         with storage.new_folder(final) as folder:
+            if self.work.settings.format == "parquet":
+                kept = self._write_columns(folder, kept)
             write_documents(folder / DOCUMENTS, kept)
             self._write_arrays(folder, [document.text for document in kept])
-            if self.work.settings.format == "parquet":
-                self._write_schema(folder, kept)
             ledger.write(folder / LEDGER)
+        return part.number
 
     def _write_arrays(self, folder: Path, texts: list[str]) -> None:
         hashes = np.fromiter(map(normalised_hash, texts), np.uint64, len(texts))
@@ -93,11 +100,17 @@ class Sift:
             write_array(folder / "lines", np.concatenate([np.zeros(0, np.uint64), *lines]))
             write_array(folder / "line_counts", np.fromiter(map(len, lines), np.uint32, len(lines)))
 
-    def _write_schema(self, folder: Path, kept: list[Document]) -> None:
+    def _write_columns(self, folder: Path, kept: list[Document]) -> list[Document]:
+        """Write the columns whose types the sources tell, and the schema of the other fields; return those."""
         from danlu.data.cleaning.columns import schema_of
+        from danlu.data.cleaning.typed import COLUMNS, noted_schema, set_aside
 
-        records = [json.loads(line_of(record_of(document, self.work.settings.text_key))) for document in kept]
+        text_key, schema = self.work.settings.text_key, noted_schema(self.work)
+        if schema is not None:
+            kept = set_aside(kept, schema, text_key, folder / COLUMNS)
+        records = [json.loads(line_of(record_of(document, text_key))) for document in kept]
         (folder / SCHEMA).write_bytes(schema_of(records).serialize().to_pybytes())
+        return kept
 
 
 @lru_cache(maxsize=1)

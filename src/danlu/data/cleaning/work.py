@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from danlu import log, storage
+from danlu import storage
 from danlu.data.cleaning.settings import CleanSettings
 from danlu.errors import OutputError
 
-RUN, READ, AGAINST, GOOD = "run.json", "read.json", "against.json", "good"
+RUN, READ, AGAINST, GOOD, COLUMNS = "run.json", "read.json", "against.json", "good", "columns"
+_SHOWN = 16
 Step = Literal["sifted", "written"]
 
 
@@ -45,6 +46,10 @@ class Work:
         """Return a part's folder."""
         return self.folder / step / f"{number:06d}"
 
+    def finished_parts(self) -> int:
+        """Count the parts that are sifted or written."""
+        return sum(1 for _ in self.folder.glob("*/[0-9]*"))
+
     @property
     def compared(self) -> Path:
         """Return the folder of what all parts together tell."""
@@ -65,6 +70,11 @@ class Work:
         """Return the folder of what good text is like, which is there if some was named."""
         return self.folder / GOOD
 
+    @property
+    def columns(self) -> Path:
+        """Return the file with the sources' schema, which is there if they are tables and a table is to be made."""
+        return self.folder / COLUMNS
+
 
 def folder_beside(out: Path) -> Path:
     """Return the work folder's path for an output folder."""
@@ -73,9 +83,9 @@ def folder_beside(out: Path) -> Path:
 
 @contextmanager
 def opened(work: Work, part_characters: int) -> Generator[None]:
-    """Hold a work folder; what another run left there, or one with parts of another size, is removed, and that is said.
+    """Hold a work folder. Parts of another run there, or of another size, are not thrown away: they are refused.
 
-    Raises OutputError where another process works there, or it cannot be written.
+    Raises OutputError for those, where another process works there, or it cannot be written.
     """
     with storage.clear_errors(work.folder):
         storage.make_folders(work.folder)
@@ -90,7 +100,11 @@ def _begin(work: Work, wanted: dict[str, Any]) -> None:
         found = storage.read_json(path, OutputError)
         if found == wanted:
             return
-        log.say(f"{work.folder}: left by a run with {_difference(found, wanted)}, so this one starts anew")
+        if work.finished_parts():
+            raise OutputError(
+                f"{work.folder}: holds what a run with {_difference(found, wanted)} has finished. Give what it was "
+                "given to go on there, name another --out, or remove that folder"
+            )
         path.unlink()
     for entry in work.folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -98,12 +112,18 @@ def _begin(work: Work, wanted: dict[str, Any]) -> None:
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Say what two runs do not have in common."""
+    """Say what two runs do not have in common, and of the first few settings what they were and are."""
     if found.get("inputs") != wanted["inputs"]:
         return "other input (a source has changed, or others were named)"
     before, now = _flat(found), _flat(wanted)
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return f"other settings ({', '.join(keys[:5])})"
+    changes = [f"{key} {_short(before.get(key))}, now {_short(now.get(key))}" for key in keys[:3]]
+    return f"other settings ({'; '.join(changes)}{'; …' if keys[3:] else ''})"
+
+
+def _short(value: Any) -> str:
+    shown = "none" if value is None else str(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from danlu.data.cleaning.compare import COPY, NEAR_COPY, STAYS, Compared
 from danlu.data.cleaning.ledger import Ledger
 from danlu.data.cleaning.records import read_documents, record_of, records_file
 from danlu.data.cleaning.sift import DOCUMENTS, LEDGER, SCHEMA
-from danlu.data.cleaning.work import Work
+from danlu.data.cleaning.work import Work, read_array
 from danlu.data.repeats import CutRepeats, Repeats
 from danlu.types import Document
 
@@ -40,23 +41,23 @@ class Write:
         with storage.new_folder(final) as folder:
             with records_file(folder / self.name, self.work.settings.format, self._schema()) as write:
                 documents = self._documents(found, first, end)
-                for document, verdict, cluster in zip(documents, verdicts, clusters, strict=True):
+                for (document, repeats), verdict, cluster in zip(documents, verdicts, clusters, strict=True):
                     if ledger.survey is not None and cluster in found.shown:
                         ledger.survey.member(cluster, document)
-                    answer = self._judge(document, verdict, ledger)
+                    answer = self._judge(document, verdict, repeats, ledger)
                     if answer is not None:
                         write(record_of(answer, self.work.settings.text_key))
             ledger.write(folder / LEDGER)
 
-    def _judge(self, document: Document, verdict: int, ledger: Ledger) -> Document | None:
-        """Return what is left of a document, and note it."""
+    def _judge(self, document: Document, verdict: int, repeats: bool, ledger: Ledger) -> Document | None:
+        """Return what is left of a document, which `repeats` passages that go or does not, and note it."""
         if verdict != STAYS:
             ledger.drop(document, *_GOES[verdict])
             return None
-        cut = compared(self.work)[1]
-        if len(cut.repeated):
-            if ledger.survey is not None and (passages := cut.passages(document.text)):
-                ledger.survey.repeats(document, passages)
+        if repeats:
+            cut = compared(self.work)[1]
+            if ledger.survey is not None:
+                ledger.survey.repeats(document, cut.passages(document.text))
             answer = ledger.pass_through(document, [cut])
             if answer is None:
                 return None
@@ -69,21 +70,39 @@ class Write:
         """Return the file's name in its folder."""
         return f"part.{self.work.settings.format}"
 
-    def _documents(self, found: Compared, first: int, end: int) -> Iterator[Document]:
-        """Yield documents `first` … `end` - 1 of the corpus."""
+    def _documents(self, found: Compared, first: int, end: int) -> Iterator[tuple[Document, bool]]:
+        """Yield documents `first` … `end` - 1 of the corpus, and whether they hold passages that are repeated."""
         part = int(np.searchsorted(found.starts, first, side="right")) - 1
         while first < end:
-            start, stop = int(found.starts[part]), int(found.starts[part + 1])
-            path = self.work.part("sifted", part) / DOCUMENTS
-            yield from read_documents(path, first - start, min(end, stop) - start)
-            first, part = stop, part + 1
+            begin, after = int(found.starts[part]), int(found.starts[part + 1])
+            folder, start, stop = self.work.part("sifted", part), first - begin, min(end, after) - begin
+            holding = self._holding(folder, found.repeated, after - begin)[start:stop].tolist()
+            yield from zip(self._of_part(folder, start, stop), holding, strict=True)
+            first, part = after, part + 1
+
+    def _holding(self, folder: Path, repeated: np.ndarray, documents: int) -> np.ndarray:
+        """Tell of each document of a part, by the hashes that sifting left, if it holds a repeated passage: bool."""
+        if not len(repeated):
+            return np.zeros(documents, bool)
+        lines, counts = read_array(folder / "lines", "<u8"), read_array(folder / "line_counts", "<u4")
+        places = np.minimum(np.searchsorted(repeated, lines), len(repeated) - 1)
+        owners = np.repeat(np.arange(documents), counts)
+        return np.bincount(owners[repeated[places] == lines], minlength=documents) > 0
+
+    def _of_part(self, folder: Path, start: int, stop: int) -> Iterator[Document]:
+        documents = read_documents(folder / DOCUMENTS, start, stop)
+        if not self.work.columns.is_file():
+            return documents
+        from danlu.data.cleaning.typed import COLUMNS, put_back
+
+        return put_back(documents, folder / COLUMNS, start, stop)
 
     def _schema(self) -> Any:
         if self.work.settings.format != "parquet":
             return None
-        from danlu.data.cleaning.columns import arrow
+        from danlu.data.cleaning.columns import read_schema
 
-        return arrow().ipc.read_schema(arrow().py_buffer((self.work.compared / SCHEMA).read_bytes()))
+        return read_schema(self.work.compared / SCHEMA)
 
 
 @lru_cache(maxsize=1)
