@@ -18,6 +18,11 @@ def pool():
     return alike.random_sentences(3000)
 
 
+def letters(text: str) -> str:
+    """Leave of a text what is a letter, a digit or Han, by Python's own word for it."""
+    return "".join(c for c in text if c.isalnum())
+
+
 def share(one: np.ndarray, other: np.ndarray) -> float:
     return float((one == other).mean())
 
@@ -26,7 +31,7 @@ def test_the_share_of_a_signature_in_common_estimates_the_similarity(pool):
     rng = random.Random(1)
     originals = [alike.text(rng, pool, rng.choice([10, 30, 100, 400, 2000])) for _ in range(600)]
     copies = [alike.edited(rng, text, pool, rng.choice([0.02, 0.05, 0.1, 0.3])) for text in originals]
-    truth = np.array([alike.jaccard(*both) for both in zip(originals, copies, strict=True)])
+    truth = np.array([alike.jaccard(letters(a), letters(b)) for a, b in zip(originals, copies, strict=True)])
     signed = zip(signatures(originals, NEAR), signatures(copies, NEAR), strict=True)
     errors = np.array([share(*both) for both in signed]) - truth
     deviation = np.sqrt(np.maximum(truth * (1 - truth), 0.01) / NEAR.hashes)
@@ -38,7 +43,7 @@ def test_the_share_of_a_signature_in_common_estimates_the_similarity(pool):
 def plain_signature(text: str, near: Near) -> list[int]:
     """Sketch by the definition, in plain numbers: in each place the least number of the first round that reaches it."""
     base, golden, half = 0xD1342543DE82EF95, 0x9E3779B97F4A7C15, 2**32
-    characters = [int(mix(np.array([ord(c) + 1], np.uint64))[0]) for c in text.ljust(near.gram, "\0")]
+    characters = [int(mix(np.array([ord(c) + 1], np.uint64))[0]) for c in letters(text).ljust(near.gram, "\0")]
     windows = {tuple(characters[i : i + near.gram]) for i in range(len(characters) - near.gram + 1)}
     hashes = [sum(c * base ** (near.gram - 1 - k) for k, c in enumerate(window)) % 2**64 for window in windows]
     found: list[int | None] = [None] * near.hashes
@@ -92,12 +97,41 @@ def test_white_space_does_not_count():
     assert (spaced == spaced[0]).all()
 
 
+def edits(rng: random.Random, text: str) -> str:
+    """Write a text with other punctuation, spacing, width and case, its letters and digits left alone."""
+    found = []
+    for character in text:
+        if not character.isalnum():
+            found.append(rng.choice(["", "，", "！", ",", "……", " ", "\n\n", "——", "》"]))
+            continue
+        wide = chr(ord(character) + 0xFEE0) if "!" <= character <= "~" else character
+        found.append(rng.choice([character, wide, character.upper()]) + rng.choice(["", "", "", " ", "、"]))
+    return "".join(found)
+
+
+def test_punctuation_spacing_width_and_case_do_not_count_however_short_the_text(pool):
+    rng = random.Random(8)
+    texts = [alike.text(rng, pool, characters) + f"abc{n}de" for n, characters in enumerate([1, 5, 20, 60, 400] * 20)]
+    texts.append(alike.text(rng, pool, 2 * BLOCK))
+    signed = signatures([*texts, *(edits(rng, text) for text in texts)], NEAR)
+    assert (signed[: len(texts)] == signed[len(texts) :]).all()
+    first = near_duplicates(signed, NEAR).tolist()
+    assert first[: len(texts)] == list(range(len(texts)))
+    assert first[len(texts) :] == list(range(len(texts)))
+
+
+def test_sums_with_another_sign_are_other_texts():
+    sums = [f"计算 {a} {sign} {b} 等于几？" for a in (12, 340) for b in (7, 85) for sign in "+-×÷*/<>="]
+    assert near_duplicates(signatures(sums, NEAR), NEAR).tolist() == list(range(len(sums)))
+    assert near_duplicates(signatures(["计算12+34等于几", "计算１２ ＋ ３４ 等于几？"], NEAR), NEAR).tolist() == [0, 0]
+
+
 def test_empty_and_very_short_texts_are_like_themselves_alone():
-    texts = ["", " ", "\n", "好", "好", "好。", "坏", "一二三四", "一二三四五", "一二三五"]
+    texts = ["", " ", "\n", "好", "好", "好。", "坏", "……！", "——", "一二三四", "一二三四五", "一二三五"]
     signed = signatures(texts, NEAR)
     assert (signed[:3] == EMPTY).all()
     assert not (signed[3:] == EMPTY).any()
-    assert near_duplicates(signed, NEAR).tolist() == [0, 1, 2, 3, 3, 5, 6, 7, 8, 9]
+    assert near_duplicates(signed, NEAR).tolist() == [0, 1, 2, 3, 3, 5, 6, 7, 8, 9, 10, 11]
 
 
 def by_all_pairs(signed: np.ndarray, near: Near) -> list[int]:

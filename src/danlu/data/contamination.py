@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import Field
 
 from danlu.config import Table
-from danlu.data.characters import HALF_WIDTH, code_points
-from danlu.data.grams import BLOCK, character_hashes, gram_hashes
+from danlu.data.characters import code_points
+from danlu.data.grams import BLOCK, character_hashes, folded, gram_hashes
 from danlu.types import Document, Drop
 
 _SLOTS_EACH = 16
@@ -126,18 +126,13 @@ def _hashes(text: str, gram: int) -> Iterator[np.ndarray]:
     """Hash the sequences of a text's letters, digits and Han, a block at a time."""
     left = np.zeros(0, np.uint64)
     for codes in code_points(text, BLOCK):
-        characters = _folded().take(codes)
+        characters = _table().take(codes)
         characters = np.concatenate([left, characters[characters != 0]])
         yield gram_hashes(characters, gram)
         left = characters[max(0, len(characters) - gram + 1) :]
 
 
 @cache
-def _folded() -> np.ndarray:
+def _table() -> np.ndarray:
     """Return the hash of each code point's half-width, lower-case form; 0 where it is neither letter nor digit."""
-    table = character_hashes().copy()
-    for code in range(0x20000):
-        character = chr(HALF_WIDTH.get(code, code)).lower()
-        counts = character.isalnum() and len(character) == 1
-        table[code] = character_hashes()[ord(character)] if counts else 0
-    return table
+    return np.where(folded() != 0, character_hashes().take(folded()), np.uint64(0))

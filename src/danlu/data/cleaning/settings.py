@@ -17,7 +17,7 @@ from danlu.data.rules.perplexity import Limits
 from danlu.data.rules.recipes import RECIPES, Recipe, RecipeName
 
 Format = Literal["jsonl.zst", "jsonl", "parquet"]
-FORMAT = 1
+FORMAT = 2
 """Of the folder that `danlu clean` makes and of its work folder: goes up with every change of either."""
 
 
