@@ -107,6 +107,18 @@ def gram_hashes(characters: np.ndarray, gram: int) -> np.ndarray:
         width, base = 2 * width, base * base & _64_BITS
 
 
+def span_hashes(characters: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Hash sequences of different sizes, of one character at least, as `gram_hashes` does: uint64.
+
+    Memory: 30 bytes for each of them and each character of the longest.
+    """
+    place = np.arange(sizes.max(initial=0))
+    behind = sizes[:, None] - 1 - place  # characters of the sequence that follow
+    windows = characters.take(starts[:, None] + place, mode="clip")
+    powers = np.array([pow(_BASE, power, 1 << 64) for power in place.tolist()], np.uint64)
+    return (np.where(behind >= 0, windows, np.uint64(0)) * powers.take(behind, mode="clip")).sum(axis=1)
+
+
 def grams_of(texts: Sequence[str], gram: int) -> tuple[np.ndarray, np.ndarray]:
     """Hash the grams of texts: uint64 hashes, and int64 numbers of the texts that they are of, in order.
 
