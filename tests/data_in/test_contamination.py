@@ -104,7 +104,7 @@ def test_a_short_text_is_found_where_it_stands_alone(around, shown):
     assert rule(document(around.format(shown))) == Drop("contaminated")
 
 
-@pytest.mark.parametrize("text", ["他问中国的首都是哪里。", "中国的首都是哪里来的？", "美中国的首都是哪里1？", "中国的首都 是哪里 啊"])
+@pytest.mark.parametrize("text", ["他问中国的首都是哪里。", "中国的首都是哪里来的？", "中国的首都 是哪里 啊"])
 def test_a_short_text_within_a_longer_sentence_is_common_speech(text):
     assert isinstance(Contamination.of(["中国的首都是哪里？"])(document(text)), Document)
 

@@ -1,8 +1,8 @@
 """Contamination: documents that hold a good part of an evaluation text are dropped, and counted by text.
 
 GPT-3 (Brown et al. 2020, appendix C) looks for sequences of 13 words. Chinese does not part its words; 13 characters
-are some eight of them, and one such sequence in common proves nothing: 中华人民共和国国务院办公厅 is one. A text that is shorter
-is looked for as a whole, where it stands alone: between the signs or ends of lines that part it from what is around it.
+are some eight of them, and one such sequence in common proves nothing: 中华人民共和国国务院办公厅 is one.
+A shorter text is looked for as a whole, where it stands alone: between punctuation or the ends of lines.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Decontaminate(Table):
     """
 
     gram: int = Field(default=13, ge=1, description="characters of the sequences looked for")
-    shortest: int = Field(default=6, ge=1, description="Han of a text of fewer characters that is looked for as a whole")
+    shortest: int = Field(default=6, ge=1, description="Han that a shorter text needs to be looked for, whole")
     share: float = Field(default=0.3, gt=0, le=1, description="share of an evaluation text's sequences")
     enough: int = Field(default=200, ge=1, description="sequences that are enough of however long a text")
     fewest: int = Field(default=8, ge=1, description="sequences that are needed of a short text, unless it has fewer")
@@ -53,7 +53,8 @@ class Contamination:
 
     `grams` are the distinct sequences of all texts, sorted; those of number i are in the texts
     `owners[starts[i] : starts[i + 1]]`. `needed` is how many of its sequences make a text found, 0 for one that is not
-    looked for. A text that is too short for a sequence is one; `short` are the lengths of these. Memory: about 40 bytes a character of evaluation text.
+    looked for. A text that is too short for a sequence is one itself; `short` are the lengths of these.
+    Memory: about 40 bytes a character of evaluation text.
     """
 
     settings: Decontaminate
@@ -151,11 +152,13 @@ def _hashes(text: str, gram: int, short: Sequence[int]) -> Iterator[np.ndarray]:
 
 
 def _alone(some: np.ndarray, places: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """Hash the sequences of these sizes that have a sign before and behind, given where the characters are in `some`."""
+    """Hash the sequences of these sizes between two signs; `places` are those of the characters in `some`."""
     around = np.concatenate([[_BLANK], some, [_BLANK]])  # what is not known yet parts nothing
     begins = np.flatnonzero(around[places] == _SIGN)
     ends = np.append(around[places + 2] == _SIGN, np.zeros(max(sizes), bool))
     which, size = np.nonzero(ends[np.add.outer(begins, np.array(sizes) - 1)])
+    if not len(which):
+        return np.zeros(0, np.uint64)
     return span_hashes(some[places], begins[which], np.array(sizes)[size])
 
 
