@@ -1,6 +1,7 @@
 """Near-duplicates: found where the n-grams are alike, lost nowhere else, in time proportional to the documents."""
 
 import random
+import re
 
 import alike
 import numpy as np
@@ -239,6 +240,15 @@ def test_bands_that_would_miss_the_pairs_are_refused():
     with pytest.raises(ValidationError, match=r"20 bands of 6 rows look at 27% of the pairs of similarity 0\.5"):
         Near(similarity=0.5)
     assert Near(similarity=0.5, bands=40, rows=3).chance(0.5) > 0.99
+
+
+@pytest.mark.parametrize("similarity", [0.01, 0.1, 0.3, 0.5, 0.7])
+def test_bands_that_a_refusal_names_are_taken(similarity):
+    with pytest.raises(ValidationError) as refused:
+        Near(similarity=similarity, bands=6, rows=9)
+    named = re.search(r"Set bands = (\d+) and rows = (\d+) in the table \[near\]", str(refused.value))
+    assert named
+    assert Near(similarity=similarity, bands=int(named[1]), rows=int(named[2])).chance(similarity) >= 0.9
 
 
 def test_pairs_are_looked_at_and_found_as_often_as_the_settings_say():

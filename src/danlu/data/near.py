@@ -66,9 +66,18 @@ class Near(Table):
         if self.chance(self.similarity) < _LEAST_CHANCE:
             raise ValueError(
                 f"{self.bands} bands of {self.rows} rows look at {self.chance(self.similarity):.0%} of the pairs of "
-                f"similarity {self.similarity}. Take more bands, or fewer rows"
+                f"similarity {self.similarity}. Set {self._enough()} in the table [near] of a TOML file, and name it: "
+                "--recipe FILE.toml"
             )
         return self
+
+    def _enough(self) -> str:
+        """Return bands and rows that look at the pairs, of as many numbers in all if these are enough."""
+        for rows in range(self.rows, 0, -1):
+            bands = max(1, self.hashes // rows)
+            if 1 - (1 - self.similarity**rows) ** bands >= _LEAST_CHANCE:
+                return f"bands = {bands} and rows = {rows}"
+        return f"bands = {math.ceil(math.log(1 - _LEAST_CHANCE) / math.log1p(-self.similarity))} and rows = 1"
 
 
 def signatures(texts: Sequence[str], near: Near) -> np.ndarray:
