@@ -85,7 +85,7 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("characters", f"{result['characters']:,} ({result['mean_chars']:,.1f} a document)"),
         (
             "lines of files",
-            f"{result['lines']:,} ({result['mean_line_chars']:,.2f} characters each, JSON's signs included)",
+            f"{result['lines']:,} ({result['mean_line_chars']:,.2f} characters each, JSON's signs too)",
         ),
         ("exact duplicates", f"{duplicates['count']:,} ({duplicates['share']:.1%}), white space aside"),
         ("skipped", f"{result['skipped']:,}"),

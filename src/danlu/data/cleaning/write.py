@@ -42,7 +42,7 @@ class Write:
                 documents = self._documents(found, first, end)
                 for document, verdict, cluster in zip(documents, verdicts, clusters, strict=True):
                     if ledger.survey is not None and cluster in found.shown:
-                        ledger.survey.member(cluster, document)
+                        ledger.survey.member(cluster, document, stayed=verdict == STAYS)
                     answer = self._judge(document, verdict, ledger)
                     if answer is not None:
                         write(record_of(answer, self.work.settings.text_key))
