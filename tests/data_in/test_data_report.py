@@ -13,7 +13,7 @@ from danlu.data.characters import Kind
 from danlu.data.profile import LANGUAGES
 from danlu.data.report import write_report
 from danlu.data.report.pictures import _KINDS
-from danlu.data.report.words import WORDS
+from danlu.data.report.words import RULES, WORDS
 from danlu.data.survey import Survey
 from danlu.errors import OutputError
 from danlu.types import Document
@@ -114,7 +114,7 @@ def test_a_cluster_says_which_document_stayed_and_shows_it_first(tmp_path):
 
 def test_all_that_the_page_says_is_there_in_chinese_too():
     assert set(_KINDS.values()) | set(LANGUAGES) <= WORDS.keys()
-    for english, chinese in WORDS.items():
+    for english, chinese in (WORDS | RULES).items():
         assert re.search("[\u4e00-\u9fff]", chinese), english
         assert set(re.findall(r"\{\d\}", chinese)) == set(re.findall(r"\{\d\}", english)), english
 

@@ -12,7 +12,7 @@ from danlu.data.characters import Kind, visible
 from danlu.data.profile import OPENINGS, Profile
 from danlu.data.report.pictures import bars, by_language, kinds, languages, lengths, openings, sources
 from danlu.data.report.rules import changes, clusters, contamination, drops, repeats, text_of, words
-from danlu.data.report.words import said
+from danlu.data.report.words import named, said
 from danlu.data.stats import percentiles
 from danlu.data.survey import Survey
 from danlu.errors import OutputError
@@ -80,7 +80,7 @@ def _hero(survey: Survey) -> str:
     figure = f'<strong>{share:.1%}</strong>{said("of the characters stayed")}<p class="note">{counts}</p>'
     most = sorted(survey.drops.items(), key=lambda item: (-item[1].documents, item[0]))[:_TOOK_MOST]
     total = max(1, came.documents)
-    rows = [(escape(words(reason)), [tally.documents / total], f"{tally.documents:,}") for (_, reason), tally in most]
+    rows = [(named(words(reason)), [tally.documents / total], f"{tally.documents:,}") for (_, reason), tally in most]
     heading = said("documents dropped, by reason" if rows else "nothing was dropped")
     drawn = f'<p class="note">{heading}</p>{bars(rows)}'
     return f'<div class="figure">{figure}</div><div class="bars">{drawn}</div>'

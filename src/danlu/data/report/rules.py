@@ -10,7 +10,7 @@ from danlu.data.characters import visible
 from danlu.data.difference import Difference, marked
 from danlu.data.profile import SHOWN_CHARACTERS
 from danlu.data.report.pictures import bars, recurring, table
-from danlu.data.report.words import said
+from danlu.data.report.words import named, said
 from danlu.data.survey import STAYED, Survey, Tally
 
 _MOST = 50
@@ -24,7 +24,7 @@ def drops(survey: Survey) -> str:
     shown = sorted(survey.drops.items(), key=lambda item: (-item[1].documents, item[0]))
     return "".join(
         _details(
-            escape(words(reason)),
+            named(words(reason)),
             said("rule: {0}", words(rule)) if rule != reason else "",
             tally.documents / total,
             _counts("documents · {1} characters", tally.documents, f"{tally.taken:,}"),
@@ -40,7 +40,7 @@ def changes(survey: Survey) -> str:
     shown = sorted(survey.changes.items(), key=lambda item: (-item[1].documents, item[0]))
     return "".join(
         _details(
-            escape(words(rule)),
+            named(words(rule)),
             "",
             tally.documents / total,
             _lengths(tally),

@@ -89,6 +89,44 @@ WORDS = {
 """By what is said in English; `{0}`, `{1}` … are numbers or names."""
 
 
+RULES = {
+    "too short": "太短",
+    "duplicate": "重复",
+    "near duplicate": "近似重复",
+    "contaminated": "含评测文本",
+    "empty": "空的",
+    "not chinese": "不是中文",
+    "other language": "其他语言",
+    "links": "链接太多",
+    "menu": "菜单",
+    "advertisement": "广告",
+    "symbols": "符号太多",
+    "digits": "数字太多",
+    "unfinished": "没有写完",
+    "mojibake": "乱码",
+    "broken text": "文字损坏",
+    "bullet lines": "列表行太多",
+    "ellipsis lines": "省略号行太多",
+    "few function words": "虚词太少",
+    "perplexity": "不像好文本",
+    "repeated lines": "行有重复",
+    "repeated passages": "反复出现的段落",
+    "repeated sequences": "片段有重复",
+    "mask personal": "遮盖个人信息",
+    "normalise lines": "统一换行与空白",
+    "shorten runs": "缩短连续重复的字符",
+    "finish sentence": "截到完整句子",
+    "unescape": "还原转义字符",
+}
+"""Names of reasons and of rules that alter; one that is not here keeps its English."""
+
+
+def named(name: str) -> str:
+    """Make a piece of HTML that names a reason or a rule."""
+    chinese = f' data-zh="{escape(RULES[name])}"' if name in RULES else ""
+    return f"<span{chinese}>{escape(name)}</span>"
+
+
 def said(english: str, *values: str) -> str:
     """Make a piece of HTML that says something of `WORDS`, its places filled with texts. Raises KeyError for others."""
     chinese = WORDS[english]
