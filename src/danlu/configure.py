@@ -95,7 +95,8 @@ def check(config_class: type[C], tables: dict[str, Any], where: str) -> C:
     try:
         return config_class.model_validate(tables)
     except ValidationError as error:
-        first = error.errors()[0]
+        found = error.errors()  # a key that is unknown says more than that another one is missing
+        first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
         location = [str(p) for p in first["loc"] if p not in ("qwen3", "danlu_article")]
         key = ".".join(location)
         if first["type"] == "extra_forbidden":

@@ -179,9 +179,9 @@ def test_files_passed_over_are_named_counted_and_recorded(source, tmp_path, caps
 
 def test_evaluation_texts_too_short_to_be_found_are_counted_aloud(source, tmp_path, capsys):
     exam = tmp_path / "exam.txt"
-    exam.write_text(f"中国的首都是哪里？\n{soiled.EVALUATION}\n")
+    exam.write_text(f"首都是哪里？\n中国的首都是哪里？\n{soiled.EVALUATION}\n")
     assert cli.main(["clean", str(source), "--against", str(exam), "--out", str(tmp_path / "out")]) == 0
-    assert "note: 1 of 2 evaluation texts are not looked for" in capsys.readouterr().err
+    assert "note: 1 of 3 evaluation texts are not looked for" in capsys.readouterr().err
 
 
 def test_a_threshold_outside_its_table_is_told_where_it_belongs(source, tmp_path, capsys):

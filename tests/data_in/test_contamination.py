@@ -1,7 +1,9 @@
 """Contamination: documents that hold an evaluation text go, whatever was done to its spacing; common phrases stay."""
 
+import itertools
 import pickle
 import random
+import re
 
 import alike
 import pytest
@@ -89,9 +91,52 @@ def test_a_text_barely_longer_than_a_sequence_has_to_be_there_whole():
 
 
 def test_texts_that_are_too_short_are_not_looked_for_and_that_is_said():
-    rule = Contamination.of(["中国的首都是哪里？", "", "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"])
-    assert rule.not_looked_for == 2
-    assert isinstance(rule(document("中国的首都是哪里？" * 20)), Document)
+    rule = Contamination.of(["首都是哪里？", "", "GDP是什么意思", "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"])
+    assert rule.not_looked_for == 3
+    assert isinstance(rule(document("首都是哪里？GDP是什么意思？" * 20)), Document)
+
+
+@pytest.mark.parametrize("around", ["题目：{}\n答案：北京。", "{}", "1. {}\n2. 别的", "——（{}）"])
+@pytest.mark.parametrize("shown", ["中国的首都是哪里？", "中国 的\u3000首都，是哪里", "中国的首都\n是哪里？"])
+def test_a_short_text_is_found_where_it_stands_alone(around, shown):
+    rule = Contamination.of(["中国的首都是哪里？"])
+    assert rule.not_looked_for == 0
+    assert rule(document(around.format(shown))) == Drop("contaminated")
+
+
+@pytest.mark.parametrize("text", ["他问中国的首都是哪里。", "中国的首都是哪里来的？", "中国的首都 是哪里 啊"])
+def test_a_short_text_within_a_longer_sentence_is_common_speech(text):
+    assert isinstance(Contamination.of(["中国的首都是哪里？"])(document(text)), Document)
+
+
+def alone(one: str, text: str) -> bool:
+    """Look with a regular expression for a text with any signs within, but none of its letters' neighbours letters."""
+    within = r"[\W_]*".join(folded(one))
+    return re.search(rf"(?<!\w){within}(?!\w)", text.replace(" ", "").lower()) is not None
+
+
+def test_short_texts_are_found_as_often_as_by_a_search_with_expressions(pool):
+    rng = random.Random(5)
+    short = [sentence[:size] for sentence, size in zip(pool[:300], itertools.cycle(range(7, 13)), strict=False)]
+    rule = Contamination.of(short)
+    hits = 0
+    for _ in range(300):
+        parts = rng.choices(short, k=rng.randint(1, 4)) + rng.choices(pool[1000:], k=2)
+        rng.shuffle(parts)
+        text = "".join(part + rng.choice(["", "", "，", "。\n", " "]) for part in parts)
+        expected = [number for number, one in enumerate(short) if alone(one, text)]
+        assert rule.texts_in(text) == expected
+        hits += len(expected)
+    assert hits > 100
+
+
+def test_a_short_text_is_found_where_two_blocks_of_a_document_meet():
+    rule = Contamination.of(["中国的首都是哪里？"])
+    for before in range(BLOCK - 20, BLOCK + 5):
+        assert rule.texts_in("前" * before + "！？中国的首都是哪里……" + "后" * 100) == [0]
+        assert rule.texts_in("前" * before + "！？中国的首都是哪里" + "后" * 100) == []
+        assert rule.texts_in("前" * before + "中国的首都是哪里") == []
+        assert rule.texts_in("！" * before + "中国的首都是哪里") == [0]
 
 
 def test_a_template_that_the_texts_share_is_no_contamination(pool):

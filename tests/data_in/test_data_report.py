@@ -10,8 +10,10 @@ from whole_page import Page
 
 from danlu import cli
 from danlu.data.characters import Kind
+from danlu.data.profile import LANGUAGES
 from danlu.data.report import write_report
 from danlu.data.report.pictures import _KINDS
+from danlu.data.report.words import RULES, WORDS
 from danlu.data.survey import Survey
 from danlu.errors import OutputError
 from danlu.types import Document
@@ -42,7 +44,8 @@ def cleaned() -> Survey:
     firsts = np.arange(600)
     firsts[10:17] = 10
     for cluster in survey.clusters(firsts):
-        survey.member(cluster, Document("近重复的文字", "源0.jsonl", "十"))
+        for n in range(6):
+            survey.member(cluster, Document(f"近重复的文字，第{n}种写法", "源0.jsonl", "十"), stayed=n == 5)
     survey.contamination({"珠穆朗玛峰有多高？": 12})
     return survey
 
@@ -84,7 +87,7 @@ def test_the_page_shows_what_was_cleaned(tmp_path):
         "源0.jsonl",
         "记录",
         "基于以上这段文本，请回答第",
-        "1 clusters, 7 documents in all",
+        "1 cluster, 7 documents in all",
         "近重复的文字",
         "版权所有，未经授权不得转载。",
         "珠穆朗玛峰有多高？",
@@ -101,6 +104,19 @@ def test_every_rule_has_twenty_examples_and_changes_mark_the_difference(tmp_path
     changed = next(part for part in rules if "mask personal" in part)
     assert len(re.findall(r"<del>13800138000</del><ins>〈电话〉</ins>", changed)) >= 20
     assert "<del>" not in next(part for part in rules if "menu" in part)
+
+
+def test_a_cluster_says_which_document_stayed_and_shows_it_first(tmp_path):
+    shown = page_of(cleaned(), tmp_path).text.split("Near duplicates")[2]
+    assert re.findall(r"this one stayed|dropped for it", shown) == ["this one stayed"] + 3 * ["dropped for it"]
+    assert re.search(r"this one stayed\s+近重复的文字，第5种写法", shown)
+
+
+def test_all_that_the_page_says_is_there_in_chinese_too():
+    assert set(_KINDS.values()) | set(LANGUAGES) <= WORDS.keys()
+    for english, chinese in (WORDS | RULES).items():
+        assert re.search("[\u4e00-\u9fff]", chinese), english
+        assert set(re.findall(r"\{\d\}", chinese)) == set(re.findall(r"\{\d\}", english)), english
 
 
 def test_without_cleaning_nothing_is_said_of_rules(tmp_path):
@@ -226,7 +242,7 @@ def test_no_page_is_wider_than_its_window(make, width, scheme, chromium, tmp_pat
 
 @pytest.mark.browser
 def test_the_sample_is_leafed_through_and_searched(chromium, tmp_path):
-    page = chromium.new_page()
+    page = chromium.new_page(locale="en-GB")
     page.goto(write_report(cleaned().as_dict(), tmp_path / "a.html").as_uri())
 
     def shown() -> list[str]:
@@ -256,3 +272,18 @@ def test_the_sample_is_leafed_through_and_searched(chromium, tmp_path):
     assert count() == "none holds it"
     assert shown() == []
     page.close()
+
+
+@pytest.mark.browser
+def test_the_page_speaks_the_browsers_language_and_the_other_one(chromium, tmp_path):
+    url = write_report(cleaned().as_dict(), tmp_path / "a.html").as_uri()
+    for locale, other in (("zh-CN", "English"), ("en-GB", "中文")):
+        page = chromium.new_page(locale=locale)
+        page.goto(url)
+        said = page.locator("main").inner_text()
+        assert ("规则删去了什么" in said, "What the rules dropped" in said) == (locale == "zh-CN", locale != "zh-CN")
+        page.get_by_role("button", name=other).click()
+        assert ("What the rules dropped" in page.locator("main").inner_text()) == (locale == "zh-CN")
+        page.get_by_role("button", name="中文" if locale == "zh-CN" else "English").click()
+        assert page.locator("main").inner_text() == said
+        page.close()

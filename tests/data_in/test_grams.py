@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from danlu.data.grams import BLOCK, batches, character_hashes, distinct, gram_hashes, grams_of, mix, pieces
+from danlu.data.grams import BLOCK, batches, character_hashes, distinct, gram_hashes, grams_of, mix, pieces, span_hashes
 
 TEXTS = ["炉火纯青，炉火正旺", "", "短", "一二三四五", "😀abc\ud800xyz", "炉火纯青，炉"]
 
@@ -38,6 +38,15 @@ def test_the_hash_equals_a_polynomial_in_plain_numbers():
             for i in range(len(codes) - gram + 1)
         ]
         assert gram_hashes(character_hashes().take(codes), gram).tolist() == expected
+
+
+def test_sequences_of_different_sizes_have_the_hashes_that_they_have_alone():
+    characters = character_hashes().take([ord(c) for c in "海纳百川有容乃大壁立千仞无欲则刚"])
+    spans = [(0, 1), (15, 1), (3, 13), (12, 4), (0, 16), (3, 5)]
+    starts, sizes = np.array(spans).T
+    alone = [gram_hashes(characters[start : start + size], size)[0] for start, size in spans]
+    assert span_hashes(characters, starts, sizes).tolist() == alone
+    assert len(span_hashes(characters, starts[:0], sizes[:0])) == 0
 
 
 def test_too_few_characters_have_no_gram():

@@ -1,6 +1,7 @@
 """Near-duplicates: found where the n-grams are alike, lost nowhere else, in time proportional to the documents."""
 
 import random
+import re
 
 import alike
 import numpy as np
@@ -18,6 +19,11 @@ def pool():
     return alike.random_sentences(3000)
 
 
+def letters(text: str) -> str:
+    """Leave of a text what is a letter, a digit or Han, by Python's own word for it."""
+    return "".join(c for c in text if c.isalnum())
+
+
 def share(one: np.ndarray, other: np.ndarray) -> float:
     return float((one == other).mean())
 
@@ -26,7 +32,7 @@ def test_the_share_of_a_signature_in_common_estimates_the_similarity(pool):
     rng = random.Random(1)
     originals = [alike.text(rng, pool, rng.choice([10, 30, 100, 400, 2000])) for _ in range(600)]
     copies = [alike.edited(rng, text, pool, rng.choice([0.02, 0.05, 0.1, 0.3])) for text in originals]
-    truth = np.array([alike.jaccard(*both) for both in zip(originals, copies, strict=True)])
+    truth = np.array([alike.jaccard(letters(a), letters(b)) for a, b in zip(originals, copies, strict=True)])
     signed = zip(signatures(originals, NEAR), signatures(copies, NEAR), strict=True)
     errors = np.array([share(*both) for both in signed]) - truth
     deviation = np.sqrt(np.maximum(truth * (1 - truth), 0.01) / NEAR.hashes)
@@ -38,7 +44,7 @@ def test_the_share_of_a_signature_in_common_estimates_the_similarity(pool):
 def plain_signature(text: str, near: Near) -> list[int]:
     """Sketch by the definition, in plain numbers: in each place the least number of the first round that reaches it."""
     base, golden, half = 0xD1342543DE82EF95, 0x9E3779B97F4A7C15, 2**32
-    characters = [int(mix(np.array([ord(c) + 1], np.uint64))[0]) for c in text.ljust(near.gram, "\0")]
+    characters = [int(mix(np.array([ord(c) + 1], np.uint64))[0]) for c in letters(text).ljust(near.gram, "\0")]
     windows = {tuple(characters[i : i + near.gram]) for i in range(len(characters) - near.gram + 1)}
     hashes = [sum(c * base ** (near.gram - 1 - k) for k, c in enumerate(window)) % 2**64 for window in windows]
     found: list[int | None] = [None] * near.hashes
@@ -92,12 +98,41 @@ def test_white_space_does_not_count():
     assert (spaced == spaced[0]).all()
 
 
+def edits(rng: random.Random, text: str) -> str:
+    """Write a text with other punctuation, spacing, width and case, its letters and digits left alone."""
+    found = []
+    for character in text:
+        if not character.isalnum():
+            found.append(rng.choice(["", "，", "！", ",", "……", " ", "\n\n", "——", "》"]))
+            continue
+        wide = chr(ord(character) + 0xFEE0) if "!" <= character <= "~" else character
+        found.append(rng.choice([character, wide, character.upper()]) + rng.choice(["", "", "", " ", "、"]))
+    return "".join(found)
+
+
+def test_punctuation_spacing_width_and_case_do_not_count_however_short_the_text(pool):
+    rng = random.Random(8)
+    texts = [alike.text(rng, pool, characters) + f"abc{n}de" for n, characters in enumerate([1, 5, 20, 60, 400] * 20)]
+    texts.append(alike.text(rng, pool, 2 * BLOCK))
+    signed = signatures([*texts, *(edits(rng, text) for text in texts)], NEAR)
+    assert (signed[: len(texts)] == signed[len(texts) :]).all()
+    first = near_duplicates(signed, NEAR).tolist()
+    assert first[: len(texts)] == list(range(len(texts)))
+    assert first[len(texts) :] == list(range(len(texts)))
+
+
+def test_sums_with_another_sign_are_other_texts():
+    sums = [f"计算 {a} {sign} {b} 等于几？" for a in (12, 340) for b in (7, 85) for sign in "+-×÷*/<>="]
+    assert near_duplicates(signatures(sums, NEAR), NEAR).tolist() == list(range(len(sums)))
+    assert near_duplicates(signatures(["计算12+34等于几", "计算１２ ＋ ３４ 等于几？"], NEAR), NEAR).tolist() == [0, 0]
+
+
 def test_empty_and_very_short_texts_are_like_themselves_alone():
-    texts = ["", " ", "\n", "好", "好", "好。", "坏", "一二三四", "一二三四五", "一二三五"]
+    texts = ["", " ", "\n", "好", "好", "好。", "坏", "……！", "——", "一二三四", "一二三四五", "一二三五"]
     signed = signatures(texts, NEAR)
     assert (signed[:3] == EMPTY).all()
     assert not (signed[3:] == EMPTY).any()
-    assert near_duplicates(signed, NEAR).tolist() == [0, 1, 2, 3, 3, 5, 6, 7, 8, 9]
+    assert near_duplicates(signed, NEAR).tolist() == [0, 1, 2, 3, 3, 5, 6, 7, 8, 9, 10, 11]
 
 
 def by_all_pairs(signed: np.ndarray, near: Near) -> list[int]:
@@ -205,6 +240,15 @@ def test_bands_that_would_miss_the_pairs_are_refused():
     with pytest.raises(ValidationError, match=r"20 bands of 6 rows look at 27% of the pairs of similarity 0\.5"):
         Near(similarity=0.5)
     assert Near(similarity=0.5, bands=40, rows=3).chance(0.5) > 0.99
+
+
+@pytest.mark.parametrize("similarity", [0.01, 0.1, 0.3, 0.5, 0.7])
+def test_bands_that_a_refusal_names_are_taken(similarity):
+    with pytest.raises(ValidationError) as refused:
+        Near(similarity=similarity, bands=6, rows=9)
+    named = re.search(r"Set bands = (\d+) and rows = (\d+) in the table \[near\]", str(refused.value))
+    assert named
+    assert Near(similarity=similarity, bands=int(named[1]), rows=int(named[2])).chance(similarity) >= 0.9
 
 
 def test_pairs_are_looked_at_and_found_as_often_as_the_settings_say():

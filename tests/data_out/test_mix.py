@@ -258,6 +258,20 @@ def test_contradictions_are_one_line_that_names_them(case, tmp_path, tokenizer_f
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[source]\npath = "a"', r"Write \[\[source\]\]"),
+        ('[[source]]\npth = "a"', "`source.0.pth` .did you mean `path`"),
+        ('[[sources]]\npath = "a"', "`sources` .did you mean `source`"),
+    ],
+)
+def test_a_slip_in_a_mix_file_is_told_with_what_is_meant(text, said, tmp_path):
+    (tmp_path / "mix.toml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_mix(tmp_path / "mix.toml")
+
+
 @pytest.mark.parametrize("text", ["[[source", "source = 3", "source = [1]", 'epochs = 2\n[[source]]\npath = "a"'])
 def test_a_file_that_is_no_mix_is_one_line(text, tmp_path):
     (tmp_path / "mix.toml").write_text(text)

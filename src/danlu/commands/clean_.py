@@ -168,7 +168,7 @@ def _settings(options: Options, file: RecipeFile) -> CleanSettings:
     """Return the settings that flags and file make. Raises ConfigError for some that make no sense."""
     near = None
     if options.near:
-        where = f"--similarity {options.similarity:g} ([near] of a file for --recipe has the rest)"
+        where = f"--similarity {options.similarity:g}"
         near = check(Near, {**file.near.model_dump(), "similarity": options.similarity}, where).model_dump()
     tables = {
         "recipe": file.recipe,

@@ -85,7 +85,10 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("documents", f"{result['documents']:,}"),
         ("characters", f"{result['characters']:,} ({result['mean_chars']:,.1f} a document)"),
-        ("lines", f"{result['lines']:,} ({result['mean_line_chars']:,.2f} characters a stripped line)"),
+        (
+            "lines of files",
+            f"{result['lines']:,} ({result['mean_line_chars']:,.2f} characters each, JSON's signs too)",
+        ),
         ("exact duplicates", f"{duplicates['count']:,} ({duplicates['share']:.1%}), white space aside"),
         ("skipped", counted(result["skipped"], result["skipped_files"])),
         ("characters are", "  ".join(f"{n} {s:.1%}" for n, s in result["character_classes"].items())),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
-from danlu.data.characters import CODE_POINTS
+from danlu.data.characters import CODE_POINTS, HALF_WIDTH
 
 BLOCK = 1 << 14
 """Characters hashed at once: arrays of 128 KB stay in a core's cache, and larger ones cost a page fault each 4 KB."""
@@ -48,6 +49,42 @@ def character_hashes() -> np.ndarray:
     return mix(np.arange(1, CODE_POINTS + 1, dtype=np.uint64))
 
 
+@cache
+def folded(signs: str = "") -> np.ndarray:
+    """Return each code point's half-width, lower-case form, uint32; 0 for what is neither letter, digit nor Han.
+
+    `signs` are characters that count beside these, as themselves; of ASCII ones the full-width form, too.
+    """
+    table = np.arange(CODE_POINTS, dtype=np.uint32)
+    for code in range(0x20000):
+        character = chr(HALF_WIDTH.get(code, code)).lower()
+        table[code] = ord(character) if character.isalnum() and len(character) == 1 else 0
+    for code in map(ord, signs):
+        table[code] = code
+        if code < 0x80:
+            table[code + 0xFEE0] = code
+    return table
+
+
+def letters(texts: Sequence[str], signs: str = "") -> list[str]:
+    """Reduce texts to their letters, digits and Han, and `signs`, as `folded` has them.
+
+    Memory: 30 bytes a character of a block, besides what is returned.
+    """
+    found = list[str]()
+    for run in batches([len(text) for text in texts], BLOCK):
+        some = texts[run]
+        if len(some[0]) > BLOCK:
+            found.append("".join(letters(pieces(some[0], 1), signs)))
+            continue
+        codes = folded(signs).take(np.frombuffer("".join(some).encode("utf-32-le", "surrogatepass"), "<u4"))
+        counted = codes != 0
+        ends = np.append(0, np.cumsum(counted))[np.cumsum([0, *map(len, some)])].tolist()
+        whole = codes[counted].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+        found += [whole[start:end] for start, end in pairwise(ends)]
+    return found
+
+
 def gram_hashes(characters: np.ndarray, gram: int) -> np.ndarray:
     """Hash every `gram` consecutive characters, given as hashes: uint64, `gram` - 1 fewer; none of fewer characters.
 
@@ -68,6 +105,18 @@ def gram_hashes(characters: np.ndarray, gram: int) -> np.ndarray:
             return found
         window = window[:-width] * np.uint64(base) + window[width:]
         width, base = 2 * width, base * base & _64_BITS
+
+
+def span_hashes(characters: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Hash sequences of different sizes, of one character at least, as `gram_hashes` does: uint64.
+
+    Memory: 30 bytes for each of them and each character of the longest.
+    """
+    place = np.arange(sizes.max(initial=0))
+    behind = sizes[:, None] - 1 - place  # characters of the sequence that follow
+    windows = characters.take(starts[:, None] + place, mode="clip")
+    powers = np.array([pow(_BASE, power, 1 << 64) for power in place.tolist()], np.uint64)
+    return (np.where(behind >= 0, windows, np.uint64(0)) * powers.take(behind, mode="clip")).sum(axis=1)
 
 
 def grams_of(texts: Sequence[str], gram: int) -> tuple[np.ndarray, np.ndarray]:

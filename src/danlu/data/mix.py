@@ -45,6 +45,8 @@ class Mix(Table):
     @classmethod
     def _names(cls, tables: dict[str, object]) -> dict[str, object]:
         rows = tables.get("source")
+        if isinstance(rows, dict):
+            raise ValueError("[source] is a single table. Write [[source]], with two brackets, above each source")
         if not isinstance(rows, list):
             return tables
         return {**tables, "source": [{"name": r.get("path"), **r} if isinstance(r, dict) else r for r in rows]}

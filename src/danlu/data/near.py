@@ -1,7 +1,8 @@
 """Near-duplicates: MinHash signatures of character n-grams, found by bands of them (LSH).
 
 Two texts are near-duplicates where the sets A and B of their n-grams are alike: |A ∩ B| / |A ∪ B| (Jaccard) of
-`similarity` or more. White space does not count, as in exact deduplication.
+`similarity` or more. Only letters, digits, Han and the signs of arithmetic count, whatever their width and case: copies
+with other punctuation or spacing are the same. Texts with fewer of these than an n-gram has are compared as they stand.
 Sources: Broder 1997, "On the resemblance and containment of documents"; Indyk and Motwani 1998, "Approximate nearest
 neighbors"; Dahlgaard, Knudsen and Thorup 2017, "Fast similarity sketching", arXiv:1704.04370.
 """
@@ -15,10 +16,13 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from danlu.config import Table
-from danlu.data.grams import BLOCK, GOLDEN, batches, distinct, grams_of, mix, offset, pieces
+from danlu.data.grams import BLOCK, GOLDEN, batches, distinct, grams_of, letters, mix, offset, pieces
 
 EMPTY = np.uint32(0xFFFFFFFF)
 """All numbers of an empty text's signature, and none of another's: nothing is a duplicate of an empty text."""
+
+_SIGNS = "+-*/=<>%^×÷±"
+"""Punctuation that is no matter of style: what 12 + 34 and 12 - 34 differ in."""
 
 _DOCUMENTS_AT_ONCE = 1 << 14
 _LEAST_CHANCE = 0.9
@@ -62,19 +66,32 @@ class Near(Table):
         if self.chance(self.similarity) < _LEAST_CHANCE:
             raise ValueError(
                 f"{self.bands} bands of {self.rows} rows look at {self.chance(self.similarity):.0%} of the pairs of "
-                f"similarity {self.similarity}. Take more bands, or fewer rows"
+                f"similarity {self.similarity}. Set {self._enough()} in the table [near] of a TOML file, and name it: "
+                "--recipe FILE.toml"
             )
         return self
+
+    def _enough(self) -> str:
+        """Return bands and rows that look at the pairs, of as many numbers in all if these are enough."""
+        for rows in range(self.rows, 0, -1):
+            bands = max(1, self.hashes // rows)
+            if 1 - (1 - self.similarity**rows) ** bands >= _LEAST_CHANCE:
+                return f"bands = {bands} and rows = {rows}"
+        return f"bands = {math.ceil(math.log(1 - _LEAST_CHANCE) / math.log1p(-self.similarity))} and rows = 1"
 
 
 def signatures(texts: Sequence[str], near: Near) -> np.ndarray:
     """Sign each text, uint32 [texts, near.hashes]: what share of it two have in common estimates Jaccard.
 
-    A text shorter than a gram is one gram: like itself and nothing else. An empty one's numbers are all `EMPTY`.
+    A text with fewer letters than a gram is compared as it stands, white space aside; one shorter than a gram is one
+    gram: like itself and nothing else. An empty one's numbers are all `EMPTY`.
     Memory: 1.5 KB a text besides the texts, however long they are.
     """
     found = np.full((len(texts), near.hashes), _FREE)
-    bare = ["".join(text.split()) for text in texts]
+    bare = [
+        few if len(few) >= near.gram else "".join(text.split())
+        for few, text in zip(letters(texts, _SIGNS), texts, strict=True)
+    ]
     parts = [(number, piece) for number, text in enumerate(bare) for piece in pieces(text, near.gram)]
     parts.sort(key=lambda part: len(part[1]))  # texts of like lengths take like numbers of rounds
     for run in batches([max(near.hashes // 8, len(piece)) for _, piece in parts], BLOCK):

@@ -20,6 +20,8 @@ from danlu.types import Document
 
 EXAMPLES = 20
 """Shown of every rule; clusters of near duplicates, too."""
+STAYED = 0
+"""The key of the document of a cluster that stayed: it comes before all others."""
 _OF_A_CLUSTER = 4
 _LINES = 10_000
 _LINE_CHARACTERS = 200
@@ -119,9 +121,9 @@ class Survey:
         self.shown_clusters = {int(first): int(sizes[first]) for first in largest}
         return self.shown_clusters
 
-    def member(self, cluster: int, document: Document) -> None:
-        """Note a document of one of the clusters that `clusters` returned."""
-        self.members[cluster].add(document_key(document), *shown(document))
+    def member(self, cluster: int, document: Document, stayed: bool = False) -> None:
+        """Note a document of one of the clusters that `clusters` returned; the one that stayed is always shown."""
+        self.members[cluster].add(STAYED if stayed else document_key(document), *shown(document))
 
     def repeats(self, document: Document, lines: Iterable[str]) -> None:
         """Note the lines of a document that other documents have, too, and that are cut."""

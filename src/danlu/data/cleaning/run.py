@@ -77,11 +77,12 @@ def clean_corpus(
 
 
 def _say_what_is_not_looked_for(against: Sequence[str], settings: CleanSettings) -> None:
-    count = Contamination.of(against, settings.decontaminate).not_looked_for
+    looked_for = settings.decontaminate
+    count = Contamination.of(against, looked_for).not_looked_for
     if count:
         log.say(
             f"note: {count:,} of {len(against):,} evaluation texts are not looked for: they have fewer than "
-            f"{settings.decontaminate.gram} letters and Han, or nothing but what most of them have"
+            f"{looked_for.gram} letters and fewer than {looked_for.shortest} Han, or nothing but what most of them have"
         )
 
 

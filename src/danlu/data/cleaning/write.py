@@ -43,7 +43,7 @@ class Write:
                 documents = self._documents(found, first, end)
                 for (document, repeats), verdict, cluster in zip(documents, verdicts, clusters, strict=True):
                     if ledger.survey is not None and cluster in found.shown:
-                        ledger.survey.member(cluster, document)
+                        ledger.survey.member(cluster, document, stayed=verdict == STAYS)
                     answer = self._judge(document, verdict, repeats, ledger)
                     if answer is not None:
                         write(record_of(answer, self.work.settings.text_key))

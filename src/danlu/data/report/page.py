@@ -12,10 +12,11 @@ from danlu.data.characters import Kind, visible
 from danlu.data.profile import OPENINGS, Profile
 from danlu.data.report.pictures import bars, by_language, kinds, languages, lengths, openings, sources
 from danlu.data.report.rules import changes, clusters, contamination, drops, repeats, text_of, words
+from danlu.data.report.words import named, said
 from danlu.data.stats import percentiles
 from danlu.data.survey import Survey
 from danlu.errors import OutputError
-from danlu.pages.html import cards, facts, fill, plain, short
+from danlu.pages.html import facts, fill, plain, short
 
 _TOOK_MOST = 6
 
@@ -53,9 +54,9 @@ def write_report(
         "NAME": escape(visible(title)),
         "HERO": _hero(found),
         "CARDS": _cards(found),
-        "NAV": "".join(f'<a href="#s{number}">{name}</a>' for number, name in enumerate(shown)),
+        "NAV": "".join(f'<a href="#s{number}">{said(name)}</a>' for number, name in enumerate(shown)),
         "SECTIONS": "".join(
-            f'<section id="s{number}"><h2>{name}</h2>{body}</section>'
+            f'<section id="s{number}"><h2>{said(name)}</h2>{body}</section>'
             for number, (name, body) in enumerate(shown.items())
         ),
         "OPENINGS": f"{OPENINGS:,}",
@@ -67,20 +68,22 @@ def write_report(
 def _hero(survey: Survey) -> str:
     came, stayed = survey.came, survey.stayed
     if not (survey.drops or stayed.documents):
-        figure = f"<strong>{short(came.characters)}</strong><span>characters in {came.documents:,} documents</span>"
-        drawn = f'<p class="note">documents by language</p>{bars(by_language(survey))}'
+        figure = (
+            f"<strong>{short(came.characters)}</strong>{said('characters in {0} documents', f'{came.documents:,}')}"
+        )
+        drawn = f'<p class="note">{said("documents by language")}</p>{bars(by_language(survey))}'
         return f'<div class="figure">{figure}</div><div class="bars">{drawn}</div>'
     share = stayed.characters / max(1, came.characters)
-    counts = (
-        f"{stayed.characters:,} of {came.characters:,} characters<br>"
-        f"{stayed.documents:,} of {came.documents:,} documents"
+    counts = said("{0} of {1} characters", f"{stayed.characters:,}", f"{came.characters:,}") + said(
+        "{0} of {1} documents", f"{stayed.documents:,}", f"{came.documents:,}"
     )
-    figure = f'<strong>{share:.1%}</strong><span>of the characters stayed</span><p class="note">{counts}</p>'
+    figure = f'<strong>{share:.1%}</strong>{said("of the characters stayed")}<p class="note">{counts}</p>'
     most = sorted(survey.drops.items(), key=lambda item: (-item[1].documents, item[0]))[:_TOOK_MOST]
     total = max(1, came.documents)
-    rows = [(words(reason), [tally.documents / total], f"{tally.documents:,}") for (_, reason), tally in most]
-    heading = '<p class="note">documents dropped, by reason</p>' if rows else '<p class="note">nothing was dropped</p>'
-    return f'<div class="figure">{figure}</div><div class="bars">{heading}{bars(rows)}</div>'
+    rows = [(named(words(reason)), [tally.documents / total], f"{tally.documents:,}") for (_, reason), tally in most]
+    heading = said("documents dropped, by reason" if rows else "nothing was dropped")
+    drawn = f'<p class="note">{heading}</p>{bars(rows)}'
+    return f'<div class="figure">{figure}</div><div class="bars">{drawn}</div>'
 
 
 def _cards(survey: Survey) -> str:
@@ -89,14 +92,14 @@ def _cards(survey: Survey) -> str:
     spread = percentiles(profile.lengths)
     han = sum(int(profile.kinds[kind]) for kind in (Kind.HAN, Kind.FUNCTION, Kind.GARBLED))
     figures = [
-        (short(profile.documents), "documents" + (" that stayed" if profile is survey.stayed else "")),
+        (short(profile.documents), "documents that stayed" if profile is survey.stayed else "documents"),
         (short(profile.characters), "characters"),
         (f"{profile.characters / documents:,.0f}", "characters a document, mean"),
         (f"{spread.get('p50', 0):,}", "median"),
         (f"{spread.get('p99', 0):,}", "99 % are no longer"),
         (f"{han / characters:.1%}", "of the characters are Han"),
     ]
-    return cards(figures)
+    return "".join(f"<div><b>{figure}</b>{said(name)}</div>" for figure, name in figures)
 
 
 def _about(about: Mapping[str, Any]) -> str:
@@ -110,7 +113,7 @@ def _samples(survey: Survey) -> str:
 
 
 def _sample(name: str, profile: Profile) -> str:
-    return f'<div class="sample" data-name="{name}"><h3>{name}</h3>{_articles(profile.sample.entries())}</div>'
+    return f'<div class="sample"><h3>{said(name)}</h3>{_articles(profile.sample.entries())}</div>'
 
 
 def _articles(entries: Iterable[tuple[Any, ...]]) -> str:

@@ -8,9 +8,9 @@ from html import escape
 
 from danlu.data.characters import Kind
 from danlu.data.profile import LANGUAGES, Profile
+from danlu.data.report.words import said
 from danlu.data.stats import histogram
 from danlu.data.survey import Survey
-from danlu.pages.html import table
 
 _KINDS = {
     Kind.HAN: "Han",
@@ -31,14 +31,14 @@ _COMMON = 20
 _SOURCES = 100
 
 Bar = tuple[str, Sequence[float], str]
-"""A label, one share or two (what came, what stayed), and what is written beside."""
+"""A label as HTML, one share or two (what came, what stayed), and what is written beside."""
 
 
 def bars(rows: Sequence[Bar]) -> str:
     """Draw shares, the largest as wide as there is room."""
     longest = max((share for _, shares, _ in rows for share in shares), default=0) or 1
     return "".join(
-        f'<div class="bar"><span>{escape(label)}</span><div><u>'
+        f'<div class="bar"><span>{label}</span><div><u>'
         + "".join(f'<i style="width:{100 * share / longest:.2f}%"></i>' for share in shares)
         + f"</u><b>{escape(beside)}</b></div></div>"
         for label, shares, beside in rows
@@ -64,7 +64,7 @@ def lengths(survey: Survey) -> str:
 def kinds(survey: Survey) -> str:
     """Draw the shares of the kinds of characters, the most frequent first."""
     shares = [profile.kinds / max(1, int(profile.kinds.sum())) for profile in _profiles(survey)]
-    rows = _shares([(name, [share[kind] for share in shares]) for kind, name in _KINDS.items()])
+    rows = _shares([(said(name), [share[kind] for share in shares]) for kind, name in _KINDS.items()])
     return _figure(survey, "Kinds of characters", "share of all", rows)
 
 
@@ -77,7 +77,7 @@ def languages(survey: Survey) -> str:
 def by_language(survey: Survey) -> list[Bar]:
     """Return the shares of documents by language."""
     shares = [profile.languages[:, 0] / max(1, profile.documents) for profile in _profiles(survey)]
-    return _shares([(name, [share[at] for share in shares]) for at, name in enumerate(LANGUAGES)])
+    return _shares([(said(name), [share[at] for share in shares]) for at, name in enumerate(LANGUAGES)])
 
 
 def openings(survey: Survey) -> str:
@@ -99,21 +99,34 @@ def recurring(title: str, texts: Sequence[str], total: int) -> str:
     about = [f"{'≈ ' if sampled else ''}{round(count * total / len(texts)):,}" for _, count in common]
     rows = [(text.replace("\n", "↵"), [count / len(texts)]) for text, count in common]
     beside = [f"{number} · {shares[0]:.2%}" for number, (_, shares) in zip(about, rows, strict=True)]
-    drawn = bars([(text, shares, said) for (text, shares), said in zip(rows, beside, strict=True)])
-    drawn = drawn or '<p class="note">none occurs twice</p>'
-    counted_in = f"counted in {len(texts):,} of {total:,}, chosen by hash" if sampled else ""
-    return f'<figure class="panel texts"><figcaption>{title} <span>{counted_in}</span></figcaption>{drawn}</figure>'
+    drawn = bars([(escape(text), shares, figures) for (text, shares), figures in zip(rows, beside, strict=True)])
+    drawn = drawn or f'<p class="note">{said("none occurs twice")}</p>'
+    counted_in = said("counted in {0} of {1}, chosen by hash", f"{len(texts):,}", f"{total:,}") if sampled else ""
+    return f'<figure class="panel texts">{_caption(said(title), counted_in)}{drawn}</figure>'
 
 
 def sources(survey: Survey) -> str:
     """Show documents and characters of every source, and their shares."""
     came, stayed = survey.came, survey.stayed
     names = sorted(came.sources.keys() | stayed.sources.keys(), key=lambda name: (-_counts(came, name)[1], name))
-    rows = [_source(survey, name, [name]) for name in names[:_SOURCES]]
+    rows = [_source(survey, escape(name), [name]) for name in names[:_SOURCES]]
     if len(names) > _SOURCES:
-        rows.append(_source(survey, f"{len(names) - _SOURCES:,} more", names[_SOURCES:]))
+        rows.append(_source(survey, said("{0} more", f"{len(names) - _SOURCES:,}"), names[_SOURCES:]))
     out = ["documents stayed", "characters stayed", "share", "stayed"] if stayed.documents else []
     return table(["source", "documents", "characters", "share", *out], rows)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Make a table of names and figures, of HTML; each cell says its head, too, for windows too narrow for columns."""
+    named = [said(head) for head in heads]
+    head = "".join(f"<th>{name}</th>" for name in named)
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td><small>{name}</small> {cell}</td>" for name, cell in zip(named, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _source(survey: Survey, label: str, names: Sequence[str]) -> list[str]:
@@ -146,5 +159,10 @@ def _shares(rows: Iterable[tuple[str, Sequence[float]]]) -> list[Bar]:
 
 
 def _figure(survey: Survey, title: str, unit: str, rows: Sequence[Bar]) -> str:
-    both = '<p class="key"><i></i>came<i></i>stayed</p>' if survey.stayed.documents else ""
-    return f'<figure class="panel"><figcaption>{title} <span>{unit}</span></figcaption>{both}{bars(rows)}</figure>'
+    key = f'<p class="key"><i></i>{said("came")}<i></i>{said("stayed")}</p>'
+    both = key if survey.stayed.documents else ""
+    return f'<figure class="panel">{_caption(said(title), said(unit))}{both}{bars(rows)}</figure>'
+
+
+def _caption(title: str, more: str) -> str:
+    return f"<figcaption>{title} <small>{more}</small></figcaption>"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from html import escape
 from typing import Any
 
 from danlu.data.characters import visible
 from danlu.data.difference import Difference, marked
 from danlu.data.profile import SHOWN_CHARACTERS
-from danlu.data.report.pictures import bars, recurring
-from danlu.data.survey import Survey, Tally
-from danlu.pages.html import table
+from danlu.data.report.pictures import bars, recurring, table
+from danlu.data.report.words import named, said
+from danlu.data.survey import STAYED, Survey, Tally
 
 _MOST = 50
 _BEGINNING = 30
@@ -25,10 +24,10 @@ def drops(survey: Survey) -> str:
     shown = sorted(survey.drops.items(), key=lambda item: (-item[1].documents, item[0]))
     return "".join(
         _details(
-            words(reason),
-            words(rule) if rule != reason else "",
+            named(words(reason)),
+            said("rule: {0}", words(rule)) if rule != reason else "",
             tally.documents / total,
-            f"{tally.documents:,} documents · {tally.taken:,} characters",
+            _counts("documents · {1} characters", tally.documents, f"{tally.taken:,}"),
             "".join(text_of(*entry[1:]) for entry in tally.examples.entries()),
         )
         for (rule, reason), tally in shown
@@ -41,10 +40,10 @@ def changes(survey: Survey) -> str:
     shown = sorted(survey.changes.items(), key=lambda item: (-item[1].documents, item[0]))
     return "".join(
         _details(
-            words(rule),
+            named(words(rule)),
             "",
             tally.documents / total,
-            f"{tally.documents:,} documents · {_lengths(tally)}",
+            _lengths(tally),
             "".join(_change(*entry[1:]) for entry in tally.examples.entries()),
         )
         for rule, tally in shown
@@ -57,7 +56,7 @@ def clusters(survey: Survey) -> str:
     if not sizes:
         return ""
     documents = sum(size * count for size, count in sizes.items())
-    note = f"{sizes.total():,} clusters, {documents:,} documents in all; their sizes and how many there are of each:"
+    note = _counts("clusters, {1} documents in all; clusters by size:", sizes.total(), f"{documents:,}")
     bins: Counter[int] = Counter()
     for size, count in sizes.items():
         bins[(size - 1).bit_length()] += count
@@ -65,8 +64,8 @@ def clusters(survey: Survey) -> str:
     shown = sorted(survey.shown_clusters.items(), key=lambda item: (-item[1], item[0]))
     texts = "".join(
         _details(
-            f"{size:,} documents",
-            _begins(survey, cluster),
+            said("{0} documents", f"{size:,}"),
+            escape(_begins(survey, cluster)),
             size / max(1, survey.came.documents),
             "",
             _members(survey, cluster),
@@ -82,7 +81,8 @@ def repeats(survey: Survey) -> str:
     counts = survey.repeated
     if not counts["lines"]:
         return ""
-    note = f"{counts['lines']:,} lines of {counts['documents']:,} documents, {counts['characters']:,} characters"
+    found = [f"{counts[name]:,}" for name in ("lines", "documents", "characters")]
+    note = said("{0} lines of {1} documents, {2} characters", *found)
     lines = recurring("The most frequent", [line for _, line in survey.lines.entries()], counts["lines"])
     return f'<p class="note">{note}</p>{lines}'
 
@@ -94,20 +94,22 @@ def contamination(survey: Survey) -> str:
         return ""
     most = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     more = len(most) - _MOST
-    note = f'<p class="note">and {more:,} more</p>' if more > 0 else ""
-    return table(["evaluation text", "documents"], [[text, f"{count:,}"] for text, count in most[:_MOST]]) + note
+    note = f'<p class="note">{said("and {0} more", f"{more:,}")}</p>' if more > 0 else ""
+    return (
+        table(["evaluation text", "documents"], [[escape(text), f"{count:,}"] for text, count in most[:_MOST]]) + note
+    )
 
 
-def text_of(source: str, name: str, characters: int, text: str) -> str:
-    """Make a document's text, under where it is from."""
+def text_of(source: str, name: str, characters: int, text: str, tag: str = "") -> str:
+    """Make a document's text, under where it is from and a tag, which is HTML."""
     cut = '<span class="note">…</span>' if characters > SHOWN_CHARACTERS else ""
-    return _article(source, name, f"{characters:,} characters", escape(text) + cut)
+    return _article(source, name, said("{0} characters", f"{characters:,}") + tag, escape(text) + cut)
 
 
 def _change(source: str, name: str, *fields: Any) -> str:
     found = Difference(*fields)
     body = "".join(_marked(mark, text) for mark, text in marked(found))
-    return _article(source, name, f"from character {found.start + 1:,}", body)
+    return _article(source, name, said("from character {0}", f"{found.start + 1:,}"), body)
 
 
 def _marked(mark: str, text: str) -> str:
@@ -123,21 +125,29 @@ def _article(source: str, name: str, about: str, body: str) -> str:
 
 
 def _details(name: str, more: str, share: float, counts: str, body: str) -> str:
-    beside = f" <small>{escape(more)}</small>" if more else ""
+    beside = f" <small>{more}</small>" if more else ""
     figures = f'<span class="counts">{counts} <b>{share:.2%}</b></span>'
     meter = f'<i class="meter" style="width:{100 * min(1, share):.2f}%"></i>'
-    return f"<details><summary><span>{escape(name)}{beside}</span>{figures}{meter}</summary>{body}</details>"
+    return f"<details><summary><span>{name}{beside}</span>{figures}{meter}</summary>{body}</details>"
 
 
 def _lengths(tally: Tally) -> str:
-    said: Iterable[str] = (
-        f"{count:,} characters {word}" for count, word in ((tally.taken, "less"), (tally.given, "more")) if count
-    )
-    return ", ".join(said) or "as long as before"
+    if tally.taken and tally.given:
+        sizes = [f"{count:,}" for count in (tally.documents, tally.taken, tally.given)]
+        return said("{0} documents · {1} characters less, {2} more", *sizes)
+    if not tally.taken and not tally.given:
+        return said("{0} documents · as long as before", f"{tally.documents:,}")
+    kind = "less" if tally.taken else "more"
+    return said(f"{{0}} documents · {{1}} characters {kind}", f"{tally.documents:,}", f"{tally.taken or tally.given:,}")
 
 
 def _members(survey: Survey, cluster: int) -> str:
-    return "".join(text_of(*entry[1:]) for entry in survey.members[cluster].entries())
+    entries = survey.members[cluster].entries()
+    known = any(key == STAYED for key, *_ in entries)
+    tags = {True: said("this one stayed"), False: said("dropped for it")}
+    return "".join(
+        text_of(*entry, tag=f' · <b class="fate">{tags[key == STAYED]}</b>' if known else "") for key, *entry in entries
+    )
 
 
 def _begins(survey: Survey, cluster: int) -> str:
@@ -147,7 +157,13 @@ def _begins(survey: Survey, cluster: int) -> str:
 
 def _sizes(bits: int) -> str:
     least, most = (1 << bits >> 1) + 1, 1 << bits
-    return f"{least:,} documents" if least == most else f"{least:,} to {most:,} documents"
+    return said("{0} documents" if least == most else "{0} to {1} documents", f"{least:,}", f"{most:,}")
+
+
+def _counts(what: str, number: int, *more: str) -> str:
+    """Say of how many things something is; of one, `WORDS` has a form of its own."""
+    single = what.replace("documents ·", "document ·").replace("clusters,", "cluster,")
+    return said(f"1 {single}" if number == 1 else f"{{0}} {what}", f"{number:,}", *more)
 
 
 def words(name: str) -> str:
