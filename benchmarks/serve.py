@@ -257,6 +257,7 @@ class Streams:
 
     def __init__(self, folder: Path, new_tokens: int, streams: int):
         model, tokenizer = load_model(folder), load_tokenizer(folder)
+        model.compiled = True  # as the server's is
         self.ids = (tokenizer.document_id, *tokenizer.encode("一丁七万"))
         self.new_tokens, self.streams = new_tokens, streams
         self._engine = Engine(model, tokenizer, 32).__enter__()  # as long as the process, like the server's

@@ -86,13 +86,13 @@ class NextTokens:
 
 
 def _compiled(model: Qwen3, joined: Sequence[Joined], head_VD: Tensor) -> FewRows | None:
-    """Return the compiled reader of few rows, where it is wanted, there is numba, and it pays."""
+    """Return the compiled reader of few rows, where it is wanted and there is numba."""
     if not model.compiled or head_VD.device.type != "cpu":
         return None
     try:
-        from danlu.model.few_rows import FewRows, pays
+        from danlu.model.few_rows import FewRows
 
-        return FewRows(model, joined, head_VD) if pays(head_VD.dtype, torch.get_num_threads()) else None
+        return FewRows(model, joined, head_VD)
     except (ImportError, RuntimeError, OSError):  # numba is not installed, or cannot keep what it compiled
         return None
 

@@ -12,10 +12,7 @@ S keys, M inner width, V vocabulary.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +26,6 @@ from torch import Tensor
 
 from danlu.log import say
 from danlu.model.cache import Cache
-from danlu.model.kernels import linear, pack
 from danlu.model.layers import rope_tables
 
 if TYPE_CHECKING:
@@ -220,6 +216,8 @@ class FewRows:
         self._last_norm = _numbers(model.last_norm_weight)
         plain = [(w if isinstance(w, Tensor) else w.weight for w in weights) for weights in joined]
         self._blocks = [_Block(*map(_numbers, weights)) for weights in plain]
+        if not any(Path(str(multiply.stats.cache_path)).glob(f"{Path(__file__).stem}.*.nbi")):
+            say("compiling for this processor, once: about ten seconds")
         self.read(torch.zeros(1, 1, dtype=torch.int64), model.new_cache(1, 1))  # loads or compiles what it takes
 
     def read(self, ids_B1: Tensor, cache: Cache) -> Tensor:
@@ -227,7 +225,8 @@ class FewRows:
         x_BD, positions_B1 = self._embedding[ids_B1[:, 0].numpy()], cache.positions(1)
         cos_BF, sin_BF = (table[:, 0, 0].numpy() for table in rope_tables(positions_B1, *self._rope, torch.float32))
         positions_B = positions_B1[:, 0].numpy()
-        with _reading(torch.get_num_threads()):
+        with _one_at_a_time:
+            numba.set_num_threads(min(torch.get_num_threads(), _THREADS))
             for block, layer_2BGSK in zip(self._blocks, cache.layers_2BGSK, strict=True):
                 keys, values = (_numbers(part) for part in layer_2BGSK.unbind())
                 _attention(x_BD, *block[:4], (cos_BF, sin_BF), keys, values, positions_B, self._eps)
@@ -237,39 +236,7 @@ class FewRows:
         return torch.from_numpy(logits_BV)
 
 
-@contextmanager
-def _reading(threads: int) -> Iterator[None]:
-    with _one_at_a_time:
-        numba.set_num_threads(min(threads, _THREADS))
-        yield
-
-
 def _numbers(x: Tensor) -> np.ndarray:
     """See a tensor's memory as numpy, bfloat16 as the uint16 of its bits."""
     x = x.detach()
     return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
-
-
-@cache
-def pays(dtype: torch.dtype, threads: int) -> bool:
-    """Compare products of one row by matrices that lie in memory, not in a cache, with PyTorch's best.
-
-    The compiled ones are taken unless they are clearly slower: on a busy machine such short times say little.
-    """
-    if not any(Path(str(multiply.stats.cache_path)).glob(f"{Path(__file__).stem}.*.nbi")):
-        say("compiling for this processor, once: about ten seconds")
-    with torch.inference_mode():
-        plain = [torch.randn(1024, 1024).to(dtype) for _ in range(6)]
-        packed, numbers = [pack(weight) for weight in plain], [_numbers(weight) for weight in plain]
-        row = torch.randn(1, 1024)
-        x, row = row.numpy(), row.to(dtype)
-        ways = {True: lambda i: multiply(numbers[i], x), False: lambda i: linear(row, packed[i])}
-        seconds: dict[bool, list[float]] = {True: [], False: []}
-        with _reading(threads):
-            for _ in range(5):
-                for compiled, way in ways.items():
-                    start = time.perf_counter()
-                    for i in range(len(plain)):
-                        way(i)
-                    seconds[compiled].append(time.perf_counter() - start)
-    return min(seconds[True]) < 1.2 * min(seconds[False])
