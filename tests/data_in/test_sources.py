@@ -122,6 +122,25 @@ def test_skip_bad_counts_and_goes_on(tmp_path, write):
         assert list(corpus.skipped_files) == [str(tmp_path / "empty.jsonl")]
 
 
+@pytest.mark.parametrize("encoding", ["GB18030", "BIG5"])
+@pytest.mark.parametrize("name", ["novel.txt", "novel.jsonl"])
+def test_skip_bad_names_a_file_in_another_encoding_and_takes_no_line_of_it(write, name, encoding, capsys):
+    """Not as so many bad lines; but one such line in a file of UTF-8 is a bad line."""
+    said = (
+        "Chapter 1\n我們的國家，他們的時代。\nThe end of it\n"
+        if name.endswith("txt")
+        else '{"text": "我們的國家。"}\n' * 3
+    )
+    other = write(name, said.encode(encoding))
+    mixed = write("mixed.txt", "好的\n".encode() + "我們的國家\n".encode(encoding) + "完了\n".encode())
+    corpus = Corpus([str(other), str(mixed)], skip_bad=True)
+    assert [d.text for d in corpus] == ["好的\n完了"]
+    assert corpus.skipped == 1
+    assert list(corpus.skipped_files) == [str(other)]
+    assert f"iconv -f {encoding}" in corpus.skipped_files[str(other)]
+    assert f"iconv -f {encoding}" in capsys.readouterr().err
+
+
 WHOLE_FILE = [
     "empty.jsonl", "binary.jsonl", "binary.txt", "binary.txt.gz", "utf16.txt", "plain.jsonl.gz", "plain.txt.zst",
     "packed.jsonl", "packed.txt", "other.jsonl.gz", "table.jsonl", "head.txt.zst", "text.parquet", "cut.parquet",

@@ -18,7 +18,7 @@ from typing import IO, Any, Literal
 from danlu import log, storage
 from danlu.data import demo, demo_chat
 from danlu.data.corpora import corpora
-from danlu.data.encodings import not_utf8
+from danlu.data.encodings import encoding_of, not_utf8
 from danlu.data.files import ARRAY, expand, kind, opened
 from danlu.data.hub.fetch import fetch
 from danlu.data.hub.names import is_hub_name
@@ -208,7 +208,7 @@ class Corpus:
             yield from read(path, file)
 
     def _lines(self, path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
-        number = 0
+        number, is_utf8 = 0, False
         while raw := file.readline(_LONGEST_LINE):
             number += 1
             where = f"{path}, line {number}"
@@ -217,8 +217,12 @@ class Corpus:
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                self.bad(f"{where}: {not_utf8(error, raw)}")
+                reason = not_utf8(error, raw)
+                if not is_utf8 and encoding_of(raw):  # not this line alone: all of the file
+                    raise UnreadableFile(path, f"line {number}: {reason}") from None
+                self.bad(f"{where}: {reason}")
                 continue
+            is_utf8 = is_utf8 or not line.isascii() or kind(path) == ".jsonl"  # whose writers escape
             if "\0" in line:
                 self.bad(f"{where}: is binary, not text")
                 continue
