@@ -104,6 +104,17 @@ def test_a_short_text_is_found_where_it_stands_alone(around, shown):
     assert rule(document(around.format(shown))) == Drop("contaminated")
 
 
+@pytest.mark.parametrize("question", ["中国的首都是哪里？", "下列哪一项不属于我国四大发明？"])
+@pytest.mark.parametrize("answer", ["浑天仪", "火药\n指南针\n浑天仪\n造纸术\nC"])
+def test_a_question_is_found_whatever_stands_between_it_and_its_answers(question, answer):
+    rule = Contamination.of([f"{question}\n{answer}"])
+    assert rule.not_looked_for == 0
+    assert rule(document(f"第三题：{question}（本题五分）\nA. 火药 B. 指南针 C. 浑天仪 D. 造纸术")) == Drop(
+        "contaminated"
+    )
+    assert isinstance(rule(document("A. 火药 B. 指南针 C. 浑天仪 D. 造纸术，都是我国古代的发明。")), Document)
+
+
 @pytest.mark.parametrize("text", ["他问中国的首都是哪里。", "中国的首都是哪里来的？", "中国的首都 是哪里 啊"])
 def test_a_short_text_within_a_longer_sentence_is_common_speech(text):
     assert isinstance(Contamination.of(["中国的首都是哪里？"])(document(text)), Document)

@@ -27,14 +27,15 @@ _SIGN, _BLANK = np.uint64(0), np.uint64(1)
 _END = np.array([_SIGN])
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _HAN = np.concatenate([np.arange(first, last + 1) for first, last in RANGES["han"]])
-_NONE = np.zeros(0, np.int64)
+_NONE, _NO_HASHES = np.zeros(0, np.int64), np.zeros(0, np.uint64)
 
 
 class Decontaminate(Table):
     """When a document holds an evaluation text: enough of the text's sequences of `gram` characters stand in it.
 
     Enough are `share` of them or `enough`, whichever are fewer, but not fewer than `fewest`, or all that the text has.
-    A shorter text stands in it where all of it does, alone. Only letters, digits and Han count as characters.
+    A line of a text that is shorter than a sequence stands in it where all of it does, alone. Only letters, digits and
+    Han count as characters.
     """
 
     gram: int = Field(default=13, ge=1, description="characters of the sequences looked for")
@@ -77,14 +78,17 @@ class Contamination:
     def of(cls, texts: Iterable[str], settings: Decontaminate | None = None) -> Contamination:
         """Gather the sequences of evaluation texts. Those of most texts are their template, and are not looked for."""
         settings = settings or Decontaminate()
-        openings, hashes, short = list[str](), [np.zeros(0, np.uint64)], set[int]()
+        openings, hashes, short = list[str](), [_NO_HASHES], set[int]()
         for text in texts:
             openings.append(text[:_OPENING])
-            characters = np.frombuffer(letters([text])[0].encode("utf-32-le", "surrogatepass"), "<u4")
-            size = settings.gram
-            if len(characters) < size and np.isin(characters, _HAN).sum() >= settings.shortest:
-                short.add(size := len(characters))
-            hashes.append(np.unique(gram_hashes(character_hashes().take(characters), size)))
+            of_lines = [_NO_HASHES]
+            for line in letters(text.splitlines()):  # a question and its answers need not stand side by side
+                characters = np.frombuffer(line.encode("utf-32-le", "surrogatepass"), "<u4")
+                size = settings.gram
+                if len(characters) < size and np.isin(characters, _HAN).sum() >= settings.shortest:
+                    short.add(size := len(characters))
+                of_lines.append(gram_hashes(character_hashes().take(characters), size))
+            hashes.append(np.unique(np.concatenate(of_lines)))
         sizes = np.array([len(h) for h in hashes[1:]], np.int64)
         every, owners = np.concatenate(hashes), np.repeat(np.arange(len(sizes)), sizes)
         order = np.argsort(every, kind="stable")
