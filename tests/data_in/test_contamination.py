@@ -109,10 +109,9 @@ def test_a_short_text_is_found_where_it_stands_alone(around, shown):
 def test_a_question_is_found_whatever_stands_between_it_and_its_answers(question, answer):
     rule = Contamination.of([f"{question}\n{answer}"])
     assert rule.not_looked_for == 0
-    assert rule(document(f"第三题：{question}（本题五分）\nA. 火药 B. 指南针 C. 浑天仪 D. 造纸术")) == Drop(
-        "contaminated"
-    )
-    assert isinstance(rule(document("A. 火药 B. 指南针 C. 浑天仪 D. 造纸术，都是我国古代的发明。")), Document)
+    options = "A. 火药 B. 指南针 C. 浑天仪 D. 造纸术"
+    assert rule(document(f"第三题：{question}（本题五分）\n{options}")) == Drop("contaminated")
+    assert isinstance(rule(document(f"{options}，都是我国古代的发明。")), Document)
 
 
 @pytest.mark.parametrize("text", ["他问中国的首都是哪里。", "中国的首都是哪里来的？", "中国的首都 是哪里 啊"])
