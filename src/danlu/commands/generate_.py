@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from danlu.infer.generate import Generated, OnText
 
 
+_WORTH_LOADING = 200
+"""Fewer tokens are written sooner without compiled code, which takes a second to load."""
+
+
 @dataclass(frozen=True)
 class Options(DrawOptions):
     """Continue a prompt with a checkpoint of danlu or transformers, or a run folder's best."""
@@ -77,6 +81,7 @@ def _generate(folder: Path, options: Options, on_text: OnText | None) -> Generat
 
     sampling = options.sampling()
     model, tokenizer = options.load(folder)
+    model.compiled = options.max_new_tokens >= _WORTH_LOADING
     return generate(
         model,
         tokenizer,

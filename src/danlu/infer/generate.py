@@ -38,7 +38,7 @@ class Generated:
 
     @property
     def tokens_per_second(self) -> float:
-        """Return the new tokens of all samples a second, prefill included."""
+        """Return the new tokens of all samples a second; reading the prompt counts, laying out the weights does not."""
         return self.tokens / max(self.seconds, 1e-9)
 
 
@@ -63,7 +63,6 @@ def generate(
     """
     if max_new_tokens < 1 or samples < 1:
         raise ConfigError(f"max_new_tokens {max_new_tokens}, samples {samples}: both must be 1 or more")
-    started = time.perf_counter()
     if isinstance(prompt, str):
         prompt_ids = (tokenizer.document_id, *tokenizer.encode(prompt))
     else:
@@ -81,6 +80,7 @@ def generate(
 
     length = min(model.context, len(prompt_ids) + max_new_tokens)
     with Engine(model, tokenizer, min(samples, _SAMPLES_AT_ONCE), length) as engine:
+        started = time.perf_counter()
         replies = [
             engine.submit(
                 Request(prompt_ids, max_new_tokens, sampling or Sampling(), seed, sample, tuple(stop)), taker(sample)
@@ -89,8 +89,9 @@ def generate(
         ]
         while engine.busy:
             engine.step()
+        seconds = time.perf_counter() - started
     tokens = sum(reply.tokens for reply in replies)
-    return Generated(prompt, texts, tokens, time.perf_counter() - started, [reply.stopped for reply in replies])
+    return Generated(prompt, texts, tokens, seconds, [reply.stopped for reply in replies])
 
 
 def generate_many(model: Model, tokenizer: Tokenizer, requests: Iterable[Request]) -> Iterator[tuple[str, str]]:
