@@ -26,7 +26,7 @@ PROMISED = {
 @pytest.mark.slow
 def test_an_interrupted_demo_says_how_to_go_on_and_ends_with_all_that_was_promised(tmp_path):
     out = tmp_path / "demo"
-    command = [sys.executable, "-m", "danlu", "demo", "--minutes", "2", "--out", str(out), "--json"]
+    command = [sys.executable, "-m", "danlu", "demo", "--minutes", "3", "--out", str(out), "--json"]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = out / "run" / "metrics.jsonl"
     while not metrics.is_file() or metrics.read_text().count('"train"') < 3:
