@@ -272,3 +272,17 @@ def test_a_gpu_writes_the_same_greedy_text(folder, capsys):
     flags = [PROMPT, "--temperature", 0, "--max-new-tokens", 30]
     texts = [said(capsys, folder, *flags, "--device", device)["texts"] for device in ("cpu", "cuda")]
     assert texts[0] == texts[1]
+
+
+def test_a_long_text_is_written_by_compiled_code_and_is_the_same(folder, capsys, monkeypatch):
+    from danlu.model.few_rows import FewRows
+
+    read, reads = FewRows.read, []
+    monkeypatch.setattr(FewRows, "read", lambda self, *given: reads.append(1) or read(self, *given))
+    texts, counts = [], []
+    for tokens in ("199", "200"):  # the context of 64 ends both sooner
+        texts.append(said(capsys, folder, PROMPT, "--temperature", 0, "--max-new-tokens", tokens)["texts"])
+        counts.append(len(reads))
+    assert texts[0] == texts[1]
+    assert counts[0] == 0
+    assert counts[1] > 40
