@@ -7,7 +7,7 @@ attention's). The share of GEMM is taken of the step's own matrix products, done
 precision. Each runs in a process of its own.
 
 usage: python benchmarks/peers.py [--precision fp32 bf16] [--rounds 5] [--rows 4] [--window 512] [--only NAME …]
-           [--micro-batch-tokens 0]
+           [--micro-batch-tokens 0] [--attention fused]
 """
 
 from __future__ import annotations
@@ -265,6 +265,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--micro-batch-tokens", type=int, default=0, help="danlu's; 0: the whole batch at once")
+    parser.add_argument("--attention", default="fused", help="danlu's kernel: sdpa, blocked or fused")
     parser.add_argument("--only", nargs="*", choices=list(PEERS))
     parser.add_argument("--worker", choices=list(PEERS), help=argparse.SUPPRESS)
     parser.add_argument("--machine", help=argparse.SUPPRESS)
@@ -273,7 +274,8 @@ def main() -> None:
     if args.worker:
         work(args.worker, ids, devices.Machine(**json.loads(args.machine)))
         return
-    machines = [devices.probe(DeviceConfig(name="cpu", precision=p), args.window) for p in args.precision]
+    wanted = [DeviceConfig(name="cpu", precision=p, attention=args.attention) for p in args.precision]
+    machines = [devices.probe(device, args.window) for device in wanted]
     machines = [replace(machine, micro_batch_tokens=args.micro_batch_tokens) for machine in machines]
     print(f"{args.rows} x {args.window}, {machines[0].threads} threads, {args.rounds} rounds in turn")
     found = [compare(machine, args) for machine in machines]

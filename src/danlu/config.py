@@ -201,9 +201,10 @@ class DeviceConfig(Table):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="auto: a short timed matrix product decides"
     )
-    attention: Literal["auto", "sdpa", "blocked"] = Field(
+    attention: Literal["auto", "sdpa", "blocked", "fused"] = Field(
         default="auto",
-        description="CPU kernel in training; auto: a trial decides. Name one where two runs must be equal",
+        description="CPU kernel in training; fused: whole blocks, compiled (extra [fast]), with half the memory; "
+        "auto: a trial decides. Name one where two runs must be equal",
     )
     threads: int = Field(default=0, ge=0, description="CPU threads; 0: the physical cores")
     micro_batch_tokens: int = Field(default=0, ge=0, description="tokens computed at once; 0: chosen at the start")

@@ -4,9 +4,11 @@ import sys
 
 import pytest
 import torch
+from numba import njit
 from random_models import SHAPES, random_qwen3
 
 from danlu.model import decode, few_rows
+from danlu.model.compiled import store
 
 LENGTH = 300
 
@@ -124,7 +126,7 @@ def test_a_bf16_cache_holds_the_nearest_bf16_numbers():
     numbers = torch.cat([bits, ties, -ties]).to(torch.int32).view(torch.float32)
     numbers = numbers[numbers.isfinite()]
     stored = torch.empty_like(numbers, dtype=torch.bfloat16)
-    rounding = few_rows.njit(lambda given, out: few_rows._store(given, out))
+    rounding = njit(lambda given, out: store(given, out))
     rounding(numbers.numpy(), stored.view(torch.uint16).numpy())
     assert torch.equal(stored, numbers.bfloat16())
 

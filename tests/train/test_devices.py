@@ -16,7 +16,7 @@ def test_the_faster_attention_is_recorded(kernel, monkeypatch):
     assert devices.probe(DeviceConfig(name="cpu", threads=1)).attention == kernel
 
 
-@pytest.mark.parametrize("kernel", ["sdpa", "blocked"])
+@pytest.mark.parametrize("kernel", ["sdpa", "blocked", "fused"])
 def test_a_configured_attention_is_kept_and_not_timed(kernel, monkeypatch):
     monkeypatch.setattr(devices, "faster_attention", None)
     assert devices.probe(DeviceConfig(name="cpu", threads=1, attention=kernel)).attention == kernel

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,8 @@ class Train:
     """entries"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: a short timed matrix product decides"""
+    attention: Literal["auto", "sdpa", "blocked", "fused"] = "auto"
+    """CPU kernel; auto: as in a run of hours, fused where the extra [fast] is installed"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """where to compute"""
     compile: bool = False
@@ -115,9 +117,13 @@ def bench_train(options: Train) -> dict[str, Any]:
 
     _require_positive(batch=options.batch, context=options.context, steps=options.steps, vocab_size=options.vocab_size)
     config = check(TrainConfig, read_tables(options.preset), options.preset)
-    machine = devices.probe(DeviceConfig(name=options.device, precision=options.precision), options.context)
+    wanted = DeviceConfig(name=options.device, precision=options.precision, attention=options.attention)
+    machine = devices.probe(wanted, options.context)
+    model = build_model(config.model, options.vocab_size, options.context)
+    if options.attention == "auto" and machine.device == "cpu" and model.fusible and devices.can_fuse():
+        machine = replace(machine, attention="fused")
     device = devices.prepare(machine, deterministic=False)
-    model = build_model(config.model, options.vocab_size, options.context).to(device)
+    model.to(device)
     model.compute_dtype, model.attention = machine.dtype, machine.attention
     compute = torch.compile(model, dynamic=False) if options.compile else model
     optimizer = Optimizer(model, config.optim, machine.dtype)

@@ -13,142 +13,60 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numba
 import numpy as np
 import torch
-from numba import njit, prange, types
-from numba.extending import intrinsic, overload
+from numba import njit, prange
 from torch import Tensor
 
-from danlu.log import say
 from danlu.model.cache import Cache
+from danlu.model.compiled import SUMS, announce, dot, exp, normalise, numbers, rotate, running, store, wide
 from danlu.model.layers import rope_tables
 
 if TYPE_CHECKING:
     from danlu.model.qwen3 import Joined, Qwen3
 
-_SUMS = {"reassoc", "contract", "arcp", "nsz"}  # they may be ordered anew, so that they use whole vectors
-_THREADS = numba.get_num_threads()  # as many as it has, before anybody asks for fewer
-_one_at_a_time = Lock()  # not every threading layer of numba may be called by two threads at once
+_FORWARD = np.float32(1)
 
 
-def _float_of_bits(_: Any, __: Any) -> Any:
-    def code(context: Any, builder: Any, ___: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(types.float32))
-
-    return types.float32(types.uint32), code
-
-
-def _bits_of_float(_: Any, __: Any) -> Any:
-    def code(context: Any, builder: Any, ___: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(types.uint32))
-
-    return types.uint32(types.float32), code
-
-
-_to_float: Any = intrinsic(_float_of_bits)
-_to_bits: Any = intrinsic(_bits_of_float)
-
-
-def _wide(number: Any) -> Any:
-    """Return a stored number as float32."""
-
-
-def _store(numbers_K: Any, out_K: Any) -> None:
-    """Write float32 numbers as `out_K` stores them, bfloat16 rounded to the nearest, ties to even."""
-
-
-@overload(_wide)
-def _(number: Any) -> Any:
-    def same(number: Any) -> Any:
-        return number
-
-    def widened(number: Any) -> Any:
-        return _to_float(np.uint32(number) << np.uint32(16))
-
-    return widened if number == types.uint16 else same
-
-
-@overload(_store)
-def _(numbers_K: Any, out_K: Any) -> Any:
-    def exact(numbers_K: Any, out_K: Any) -> None:
-        out_K[:] = numbers_K
-
-    def rounded(numbers_K: Any, out_K: Any) -> None:
-        for i in range(out_K.shape[0]):
-            bits = _to_bits(numbers_K[i])
-            odd = (bits >> np.uint32(16)) & np.uint32(1)
-            out_K[i] = np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
-
-    return rounded if out_K.dtype == types.uint16 else exact
-
-
-@njit(fastmath=_SUMS, cache=True)
-def _dot(stored: np.ndarray, x: np.ndarray) -> Any:
-    total = np.float32(0)
-    for i in range(x.shape[0]):
-        total += _wide(stored[i]) * x[i]
-    return total
-
-
-@njit(fastmath=_SUMS, cache=True)
-def _normalise(x: np.ndarray, scale: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
-    """Divide by the root mean square, then scale."""
-    inverse = np.float32(1 / math.sqrt(_dot(x, x) / np.float32(x.shape[0]) + eps))
-    for i in range(x.shape[0]):
-        out[i] = x[i] * inverse * scale[i]
-
-
-@njit(fastmath=_SUMS, cache=True)
-def _rotate(x_K: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> None:
-    half = x_K.shape[0] // 2
-    for i in range(half):
-        first, second = x_K[i], x_K[i + half]
-        x_K[i] = first * cos[i] - second * sin[i]
-        x_K[i + half] = second * cos[i] + first * sin[i]
-
-
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=SUMS, cache=True)
 def _attend(q_K: np.ndarray, k_SK: np.ndarray, v_SK: np.ndarray, weight_S: np.ndarray, out_K: np.ndarray) -> None:
     """Write the mean of the values, weighted by softmax(k q / √K)."""
     scale, highest = np.float32(1 / math.sqrt(q_K.shape[0])), np.float32(-np.inf)
     for s in range(weight_S.shape[0]):
-        weight_S[s] = _dot(k_SK[s], q_K) * scale
+        weight_S[s] = dot(k_SK[s], q_K) * scale
         highest = max(highest, weight_S[s])
     total = np.float32(0)
     out_K[:] = 0
     for s in range(weight_S.shape[0]):
-        weight = np.float32(math.exp(weight_S[s] - highest))
+        weight = exp(weight_S[s] - highest)
         total += weight
         for i in range(out_K.shape[0]):
-            out_K[i] += weight * _wide(v_SK[s, i])
+            out_K[i] += weight * wide(v_SK[s, i])
     for i in range(out_K.shape[0]):
         out_K[i] /= total
 
 
-@njit(parallel=True, fastmath=_SUMS, cache=True)
+@njit(parallel=True, fastmath=SUMS, cache=True)
 def multiply(matrix: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Return x · matrixᵀ; a row of the matrix is read once for all rows of x."""
     out = np.empty((x.shape[0], matrix.shape[0]), np.float32)
     for n in prange(matrix.shape[0]):
         for b in range(x.shape[0]):
-            out[b, n] = _dot(matrix[n], x[b])
+            out[b, n] = dot(matrix[n], x[b])
     return out
 
 
-@njit(fastmath=_SUMS, cache=True)
+@njit(fastmath=SUMS, cache=True)
 def _normalised(x_BD: np.ndarray, scale_D: np.ndarray, eps: np.float32) -> np.ndarray:
     out_BD = np.empty_like(x_BD)
     for b in range(x_BD.shape[0]):
-        _normalise(x_BD[b], scale_D, eps, out_BD[b])
+        normalise(x_BD[b], scale_D, eps, out_BD[b])
     return out_BD
 
 
-@njit(parallel=True, fastmath=_SUMS, cache=True)
+@njit(parallel=True, fastmath=SUMS, cache=True)
 def _attention(
     x_BD: np.ndarray,
     norm_D: np.ndarray,
@@ -167,11 +85,11 @@ def _attention(
     heads = multiply(qkv, _normalised(x_BD, norm_D, eps)).reshape(B, N + G, K)
     for b in range(B):
         for n in range(N):
-            _normalise(heads[b, n], scale_NK[n], eps, heads[b, n])
-            _rotate(heads[b, n], cos_BF[b], sin_BF[b])
+            normalise(heads[b, n], scale_NK[n], eps, heads[b, n])
+            rotate(heads[b, n], cos_BF[b], sin_BF[b], _FORWARD)
         for g in range(G):
-            _store(heads[b, H + g], k_BGSK[b, g, positions_B[b]])
-            _store(heads[b, N + g], v_BGSK[b, g, positions_B[b]])
+            store(heads[b, H + g], k_BGSK[b, g, positions_B[b]])
+            store(heads[b, N + g], v_BGSK[b, g, positions_B[b]])
     mixed_BHK, weights_BHS = np.empty((B, H, K), np.float32), np.empty((B, H, positions_B.max() + 1), np.float32)
     for i in prange(B * H):
         b, h = i // H, i % H
@@ -180,7 +98,7 @@ def _attention(
     x_BD += multiply(o, mixed_BHK.reshape(B, H * K))
 
 
-@njit(parallel=True, fastmath=_SUMS, cache=True)
+@njit(parallel=True, fastmath=SUMS, cache=True)
 def _feed_forward(x_BD: np.ndarray, norm_D: np.ndarray, gate_up: np.ndarray, down: np.ndarray, eps: np.float32) -> None:
     """Add SwiGLU of the normalised stream to the stream x_BD."""
     M = down.shape[1]
@@ -189,7 +107,7 @@ def _feed_forward(x_BD: np.ndarray, norm_D: np.ndarray, gate_up: np.ndarray, dow
     for b in range(x_BD.shape[0]):
         for m in range(M):
             gate = halves[b, m]
-            opened_BM[b, m] = halves[b, M + m] * gate / (np.float32(1) + np.float32(math.exp(-gate)))
+            opened_BM[b, m] = halves[b, M + m] * gate / (np.float32(1) + exp(-gate))
     x_BD += multiply(down, opened_BM)
 
 
@@ -211,13 +129,12 @@ class FewRows:
 
     def __init__(self, model: Qwen3, joined: Sequence[Joined], head_VD: Tensor):
         c = model.config
-        self._eps, self._head = np.float32(c.rms_norm_eps), _numbers(head_VD)
-        self._embedding, self._rope = _numbers(model.embedding_weight), (c.head_dim, c.rope_theta)
-        self._last_norm = _numbers(model.last_norm_weight)
+        self._eps, self._head = np.float32(c.rms_norm_eps), numbers(head_VD)
+        self._embedding, self._rope = numbers(model.embedding_weight), (c.head_dim, c.rope_theta)
+        self._last_norm = numbers(model.last_norm_weight)
         plain = [(w if isinstance(w, Tensor) else w.weight for w in weights) for weights in joined]
-        self._blocks = [_Block(*map(_numbers, weights)) for weights in plain]
-        if not any(Path(str(multiply.stats.cache_path)).glob(f"{Path(__file__).stem}.*.nbi")):
-            say("compiling for this processor, once: about ten seconds")
+        self._blocks = [_Block(*map(numbers, weights)) for weights in plain]
+        announce(multiply, "ten")
         self.read(torch.zeros(1, 1, dtype=torch.int64), model.new_cache(1, 1))  # loads or compiles what it takes
 
     def read(self, ids_B1: Tensor, cache: Cache) -> Tensor:
@@ -225,18 +142,11 @@ class FewRows:
         x_BD, positions_B1 = self._embedding[ids_B1[:, 0].numpy()], cache.positions(1)
         cos_BF, sin_BF = (table[:, 0, 0].numpy() for table in rope_tables(positions_B1, *self._rope, torch.float32))
         positions_B = positions_B1[:, 0].numpy()
-        with _one_at_a_time:
-            numba.set_num_threads(min(torch.get_num_threads(), _THREADS))
+        with running():
             for block, layer_2BGSK in zip(self._blocks, cache.layers_2BGSK, strict=True):
-                keys, values = (_numbers(part) for part in layer_2BGSK.unbind())
+                keys, values = (numbers(part) for part in layer_2BGSK.unbind())
                 _attention(x_BD, *block[:4], (cos_BF, sin_BF), keys, values, positions_B, self._eps)
                 _feed_forward(x_BD, *block[4:], self._eps)
             logits_BV = multiply(self._head, _normalised(x_BD, self._last_norm, self._eps))
         cache.advance(1)
         return torch.from_numpy(logits_BV)
-
-
-def _numbers(x: Tensor) -> np.ndarray:
-    """See a tensor's memory as numpy, bfloat16 as the uint16 of its bits."""
-    x = x.detach()
-    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()

@@ -19,7 +19,9 @@ from danlu.model.cache import Cache
 from danlu.model.lora import Adapter
 from danlu.types import ModelOut
 
-Attention = Literal["sdpa", "blocked"]
+Attention = Literal["sdpa", "blocked", "fused"]
+"""How blocks are computed in training: attention by PyTorch, or in blocks of queries; or all between two products by
+compiled code (see `fused`), which is attention in blocks of queries where there is none for a family or an adapter."""
 
 
 class Model(nn.Module, ABC):
@@ -90,6 +92,11 @@ class Model(nn.Module, ABC):
         return 6.0 * self.matmul_weights() + 6.0 * layers * width * context
 
     @property
+    def fusible(self) -> bool:
+        """Tell whether `attention="fused"` makes a difference to this model's blocks."""
+        return False
+
+    @property
     @abstractmethod
     def attention_width(self) -> int:
         """Return heads times channels of a head."""
@@ -149,11 +156,11 @@ def attend(
 ) -> Tensor:
     """Scaled dot-product attention, causal where no mask is given; H/G query heads share a key head.
 
-    `kernel="blocked"` (see `kernels.causal_attention`) is used where it applies: training without a mask, in eager
+    Any other kernel than "sdpa" is `kernels.causal_attention` where it applies: training without a mask, in eager
     mode.
     """
     eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    if kernel == "blocked" and mask is None and not dropout and eager:
+    if kernel != "sdpa" and mask is None and not dropout and eager:
         return kernels.causal_attention(q_BHTK, k_BGSK, v_BGSK)
     if q_BHTK.shape[2] == 1:  # heads that share a key head look at the same keys, as if they were tokens of one head
         q_BGNK = q_BHTK.view(len(q_BHTK), k_BGSK.shape[1], -1, q_BHTK.shape[3])

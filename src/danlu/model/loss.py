@@ -26,7 +26,13 @@ class _ChunkedNll(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, learns: bool
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        labels_N: Tensor,
+        learns: bool,
+        fused: bool,
     ) -> Tensor:
         eager = learns and hidden_ND.device.type == "cpu" and any(ctx.needs_input_grad[:3])
         wanted = ctx.needs_input_grad[1:3]
@@ -34,7 +40,10 @@ class _ChunkedNll(torch.autograd.Function):
         nll_N = torch.zeros(hidden_ND.shape[0], dtype=torch.float32, device=hidden_ND.device)
         grads = _Gradients(hidden_ND, weight_VD, bias_V, wanted) if eager else None
         for chunk in _chunks(hidden_ND):
-            nll_N[chunk] = _chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk, None)
+            if fused and grads is not None:
+                nll_N[chunk] = _fused_chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk)
+            else:
+                nll_N[chunk] = _chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk, None)
         ctx.grads = grads
         return nll_N
 
@@ -48,11 +57,11 @@ class _ChunkedNll(torch.autograd.Function):
             scored = upstream_N[labels_N != IGNORED]
             if scored.numel() == 0 or bool((scored == scored[0]).all()):
                 grads.scale(scored[0] if scored.numel() else upstream_N.sum() * 0)
-                return (*grads.result(), None, None)
+                return (*grads.result(), None, None, None)
         grads = _Gradients(hidden_ND, weight_VD, bias_V, ctx.needs_input_grad[1:3])
         for chunk in _chunks(hidden_ND):
             _chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk, upstream_N[chunk])
-        return (*grads.result(), None, None)
+        return (*grads.result(), None, None, None)
 
 
 class _Gradients:
@@ -119,11 +128,33 @@ def _chunk_nll(
     return torch.where(scored_C, lse_C - target_logit_C, 0.0)
 
 
-def chunked_nll(hidden_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_BT: Tensor) -> Tensor:
-    """Return nll_BT, float32 nats a token, 0 where the label is -100; hidden and weight in one compute type."""
+def _fused_chunk_nll(
+    hidden_CD: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    labels_C: Tensor,
+    grads: _Gradients,
+    chunk: slice,
+) -> Tensor:
+    """Compute what `_chunk_nll` does for an upstream gradient of one, the logits becoming their slope in one pass."""
+    from danlu.model import fused
+
+    logits_CV = F.linear(hidden_CD, weight_VD, bias_V)
+    nll_C = fused.nll(logits_CV, labels_C)
+    grads.add(chunk, logits_CV, hidden_CD, weight_VD)
+    return nll_C
+
+
+def chunked_nll(
+    hidden_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_BT: Tensor, fused: bool = False
+) -> Tensor:
+    """Return nll_BT, float32 nats a token, 0 where the label is -100; hidden and weight in one compute type.
+
+    `fused`: in training on a CPU, by compiled code where that applies (see `danlu.model.fused`).
+    """
     learns = torch.is_grad_enabled()  # a Function's forward cannot see it: in there it is always off
     nll: Any = _ChunkedNll.apply
     if torch.compiler.is_compiling():  # a loop that frees as it goes: nothing for a compiler to fuse
         nll = torch.compiler.disable(nll)
-    nll_N = nll(hidden_BTD.flatten(0, 1), weight_VD, bias_V, labels_BT.flatten(), learns)
+    nll_N = nll(hidden_BTD.flatten(0, 1), weight_VD, bias_V, labels_BT.flatten(), learns, fused)
     return nll_N.view_as(labels_BT)  # pyright: ignore[reportAttributeAccessIssue]

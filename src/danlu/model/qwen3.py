@@ -190,17 +190,14 @@ class Qwen3(Model):
             return ModelOut(logits_BTV=self._frozen.next_tokens.read(ids_BT, cache)[:, None])
         if positions is None:
             positions = cache.positions(T) if cache else torch.arange(T, device=ids_BT.device)[None]
-        rope = rope_tables(positions, self.config.head_dim, self.config.rope_theta, dtype)
-        mask = document_mask(segments) if segments is not None else cache.mask(T) if cache else None
         joined, head_VD = self._frozen[:2] if self._frozen else self._join(dtype)
         x_BTD = F.embedding(ids_BT, self.model.embed_tokens.weight).to(dtype)
-        for layer, (block, weights) in enumerate(zip(self._blocks(), joined, strict=True)):
-            x_BTD = block(x_BTD, rope, mask, weights, _past(cache, layer), self.attention)
-        x_BTD = self.model.norm(x_BTD)
+        x_BTD = self.model.norm(self._through_blocks(x_BTD, joined, positions, segments, cache))
         if cache is not None:
             cache.advance(T)
         if labels is not None:
-            return ModelOut(nll_BT=chunked_nll(x_BTD, self.output_weight.to(dtype), None, labels))
+            fused = self.attention == "fused"
+            return ModelOut(nll_BT=chunked_nll(x_BTD, self.output_weight.to(dtype), None, labels, fused))
         return ModelOut(logits_BTV=linear(x_BTD, head_VD))
 
     @contextmanager
@@ -239,6 +236,11 @@ class Qwen3(Model):
     def matrix_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """See `Model.matrix_parameters`."""
         return [(name, p) for name, p in self.named_parameters() if "layers" in name and name.endswith("proj.weight")]
+
+    @property
+    def fusible(self) -> bool:
+        """See `Model.fusible`."""
+        return self.adapter is None
 
     @property
     def attention_width(self) -> int:
@@ -299,6 +301,20 @@ class Qwen3(Model):
         values = {key: hf_value(found, key, where, defaults.get(key)) for key in Qwen3Config.model_fields}
         context, vocab_size = (hf_size(config_json, key, where) for key in ("max_position_embeddings", "vocab_size"))
         return cls(checked(Qwen3Config, values, where), vocab_size, context)
+
+    def _through_blocks(
+        self, x_BTD: Tensor, joined: list[Joined], positions: Tensor, segments: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        learns = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if self.attention == "fused" and learns and cache is None and self.fusible:
+            from danlu.model import fused
+
+            return fused.blocks(x_BTD, joined, self.config, positions, segments)
+        rope = rope_tables(positions, self.config.head_dim, self.config.rope_theta, x_BTD.dtype)
+        mask = document_mask(segments) if segments is not None else cache.mask(x_BTD.shape[1]) if cache else None
+        for layer, (block, weights) in enumerate(zip(self._blocks(), joined, strict=True)):
+            x_BTD = block(x_BTD, rope, mask, weights, _past(cache, layer), self.attention)
+        return x_BTD
 
     def _blocks(self) -> list[Block]:
         return list(self.model.layers)  # pyright: ignore[reportReturnType]

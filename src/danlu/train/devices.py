@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import importlib
 import os
 import time
 from dataclasses import dataclass
@@ -45,7 +46,10 @@ class Machine:
 
 
 def probe(config: DeviceConfig, window: int = 512) -> Machine:
-    """Choose device, threads, precision and attention kernel by short timed trials; about a second in all."""
+    """Choose device, threads, precision and attention kernel by short timed trials; about a second in all.
+
+    The kernel `fused` is chosen by `trial.Trial`: it takes a quarter of a minute to compile.
+    """
     device = device_of(config.name)
     keep_freed_memory()
     _require_deterministic(device, config.deterministic)
@@ -68,14 +72,36 @@ def probe(config: DeviceConfig, window: int = 512) -> Machine:
 
 
 def prepare(machine: Machine, deterministic: bool) -> torch.device:
-    """Set threads and determinism as the plan says. Raises ConfigError where the device is not here."""
+    """Set threads and determinism as the plan says. Raises ConfigError where it cannot be done here."""
     device = device_of(machine.device)
+    if machine.attention == "fused":
+        _require_fused(device)
     keep_freed_memory()
     torch.set_num_threads(machine.threads)
     _require_deterministic(device, deterministic)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False
     return device
+
+
+def _require_fused(device: torch.device) -> None:
+    if device.type != "cpu":
+        raise ConfigError(f"device.attention fused: is for a CPU, and this run is on {device.type}. Leave it out")
+    if not can_fuse():
+        raise ConfigError(
+            "device.attention fused: what this run computes with is compiled by numba, which is not here, or cannot "
+            "keep what it compiled. Install danlu with its extra [fast]; where that is done, set NUMBA_CACHE_DIR to a "
+            "folder that can be written"
+        )
+
+
+def can_fuse() -> bool:
+    """Tell whether the kernel `fused` is to be had."""
+    try:
+        importlib.import_module("danlu.model.fused")
+    except (ImportError, RuntimeError, OSError):  # no numba, or nowhere to keep what it compiles
+        return False
+    return True
 
 
 def _require_deterministic(device: torch.device, wanted: bool) -> None:

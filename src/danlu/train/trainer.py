@@ -29,7 +29,7 @@ from danlu.train.objectives import NextToken, Objective
 from danlu.train.optim import Optimizer
 from danlu.train.run import SUMMARY, RunFolder
 from danlu.train.step import StepResult, split, train_step
-from danlu.train.trial import Trial, compiling_pays
+from danlu.train.trial import Trial, compiling_pays, worth_compiling
 from danlu.types import Batch, BatchPlan
 
 Evaluate = Callable[[Model], Mapping[str, float]]
@@ -149,6 +149,9 @@ class Trainer:
     def _first_plan(self, machine: devices.Machine) -> plan.Plan:
         trial = Trial(self.compute, self.optimizer, self.objective, self.blocks, self.config, self.device)
         machine = replace(machine, micro_batch_tokens=trial.micro_batch_tokens())
+        if self._may_fuse(trial, machine) and trial.prefers_fused(machine.micro_batch_tokens):
+            machine = replace(machine, attention="fused")
+            self.model.attention = machine.attention
         total, seconds = self._total_steps(trial, machine)
         if self.config.device.compile == "auto" and self.device.type != "cpu":
             seconds = seconds or trial.seconds(machine.micro_batch_tokens)
@@ -158,6 +161,18 @@ class Trainer:
                 total, seconds = self._total_steps(compiled, machine)
         why = f"a dry run took {seconds:.3f} s a step" if self.time_budget else f"budget {self.config.budget}"
         return plan.first_plan(self.config, machine, total, why)
+
+    def _may_fuse(self, trial: Trial, machine: devices.Machine) -> bool:
+        """Tell whether blocks may be computed by compiled passes: where a run of any length has the choice."""
+        if self.device.type != "cpu" or self.config.device.attention != "auto" or not self.model.fusible:
+            return False
+        if self.time_budget is not None:
+            seconds = self.time_budget.seconds
+        else:
+            total, _ = self._total_steps(trial, machine)
+            tokens = schedule.batch_plan(self.config, total).tokens_before(total)
+            seconds = tokens * self.model.flops_per_token(self.config.context) / machine.gemm_flops
+        return worth_compiling(seconds) and devices.can_fuse()
 
     def _total_steps(self, trial: Trial, machine: devices.Machine) -> tuple[int, float]:
         """Return the run's steps, and the seconds of one where the budget is a time (else 0)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -13,16 +14,25 @@ from danlu.config import TrainConfig
 from danlu.data import batches
 from danlu.data.batches import Blocks
 from danlu.errors import ConfigError
+from danlu.model import Model
+from danlu.model.layers import Attention
 from danlu.train import schedule
 from danlu.train.objectives import Objective
 from danlu.train.optim import Optimizer
-from danlu.train.step import split, train_step
+from danlu.train.step import accumulate, split, train_step
 from danlu.types import BatchPlan
 
 _CPU_MICRO_BATCH_TOKENS = 2048
 
 
 _SECONDS_WORTH_COMPILING = 600.0
+_ROUNDS = 3
+_AS_FAST = 1.05
+
+
+def worth_compiling(seconds: float) -> bool:
+    """Tell whether a run of so many seconds may win back what compiling takes: at least ten minutes."""
+    return seconds >= _SECONDS_WORTH_COMPILING
 
 
 def compiling_pays(eager_seconds: float, steps: int, compiled_seconds: Callable[[], float]) -> bool:
@@ -30,7 +40,7 @@ def compiling_pays(eager_seconds: float, steps: int, compiled_seconds: Callable[
 
     Compiling itself takes about one; what the trial has compiled, the run goes on with. Where no compiler works, no.
     """
-    if eager_seconds * steps < _SECONDS_WORTH_COMPILING:
+    if not worth_compiling(eager_seconds * steps):
         return False
     try:
         return compiled_seconds() < eager_seconds
@@ -76,6 +86,27 @@ class Trial:
                         f"{self.device.type}. Lower context or the model's size"
                     ) from None
                 tokens //= 2
+
+    def prefers_fused(self, micro_batch_tokens: int) -> bool:
+        """Compare forward and backward of a micro-batch by the model's attention kernel and by `fused`, in turn.
+
+        Of two that are as fast the fused one is taken, which needs half the memory.
+        """
+        model = cast(Model, self.model)
+        plan, before = self.batches, model.attention
+        stretch = plan.stretches[-1]
+        batch = self.objective.collate(batches.batch(self.blocks, plan, self.config.seed, stretch.start))
+        part = next(split(batch, max(1, micro_batch_tokens // stretch.window), self.device))
+        seconds: dict[Attention, list[float]] = {before: [], "fused": []}
+        for _ in range(1 + _ROUNDS):
+            for kernel, taken in seconds.items():
+                model.attention = kernel
+                start = time.perf_counter()
+                accumulate(model, self.objective, [part], 1)
+                taken.append(time.perf_counter() - start)
+                self.optimizer.zero_grad()
+        model.attention = before
+        return min(seconds["fused"][1:]) <= _AS_FAST * min(seconds[before][1:])
 
     def seconds(self, micro_batch_tokens: int) -> float:
         """Make two steps, updates included, and return the second's seconds."""

@@ -1,0 +1,76 @@
+"""Runs whose blocks are computed by compiled passes: resumed bit for bit, chosen where a run is long enough."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from test_trainer import stopped_after
+from tiny_run import TINY, assert_same_run, settings
+
+from danlu import train
+from danlu.errors import ConfigError
+from danlu.train import devices, trainer
+from danlu.train.trial import Trial
+
+FUSED = {**TINY["device"], "attention": "fused"}
+FREE = {**TINY["device"], "attention": "auto"}
+
+
+def kernel_of(run):
+    return json.loads((Path(run) / "plan.json").read_text())["machine"]["attention"]
+
+
+def test_resume_is_bit_exact(shards_folder, tmp_path, monkeypatch):
+    straight = train(settings(shards_folder, tmp_path / "a", device=FUSED, document_mask=True))
+    config = settings(shards_folder, tmp_path / "b", device=FUSED, document_mask=True)
+    stopped_after(monkeypatch, config, 5)
+    assert_same_run(straight, train(config, resume=True))
+    assert kernel_of(tmp_path / "a") == "fused"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "faster", "kernel"), [(1e9, True, "blocked"), (0, True, "fused"), (0, False, "blocked")]
+)
+def test_a_long_run_tries_them_and_takes_the_faster(shards_folder, tmp_path, monkeypatch, seconds, faster, kernel):
+    monkeypatch.setattr(devices, "faster_attention", lambda dtype, window: "blocked")
+    monkeypatch.setattr(trainer, "worth_compiling", lambda taken: taken >= seconds)
+    monkeypatch.setattr(Trial, "prefers_fused", lambda trial, tokens: faster)
+    done = train(settings(shards_folder, tmp_path / "run", "3 steps", device=FREE))
+    assert kernel_of(done["run"]) == kernel
+
+
+def test_a_trial_changes_nothing(shards_folder, tmp_path, monkeypatch):
+    """The weights at the end are those of a run that was told its kernel."""
+    told = train(settings(shards_folder, tmp_path / "told", device=FUSED))
+    monkeypatch.setattr(trainer, "worth_compiling", lambda taken: True)
+    compare = Trial.prefers_fused
+    monkeypatch.setattr(Trial, "prefers_fused", lambda trial, tokens: isinstance(compare(trial, tokens), bool))
+    assert_same_run(told, train(settings(shards_folder, tmp_path / "tried", device=FREE)))
+
+
+@pytest.mark.parametrize("device", [FREE, FUSED])
+def test_without_numba(shards_folder, tmp_path, monkeypatch, device):
+    monkeypatch.setitem(sys.modules, "danlu.model.fused", None)
+    monkeypatch.setattr(trainer, "worth_compiling", lambda taken: True)
+    config = settings(shards_folder, tmp_path / "run", "3 steps", device=device)
+    if device is FREE:
+        assert kernel_of(train(config)["run"]) in ("sdpa", "blocked")
+    else:
+        with pytest.raises(ConfigError, match=r"extra \[fast\]"):
+            train(config)
+
+
+def test_a_run_begun_with_numba_says_so_where_it_is_missing(shards_folder, tmp_path, monkeypatch):
+    config = settings(shards_folder, tmp_path / "run", device=FUSED)
+    stopped_after(monkeypatch, config, 5)
+    monkeypatch.setitem(sys.modules, "danlu.model.fused", None)
+    with pytest.raises(ConfigError, match="numba"):
+        train(config, resume=True)
+
+
+def test_an_accelerator_is_told_that_fused_is_for_cpus(monkeypatch):
+    machine = devices.Machine("cuda", "bf16", 1, 1.0, attention="fused")
+    monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match="for a CPU"):
+        devices.prepare(machine, deterministic=False)
