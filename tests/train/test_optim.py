@@ -85,8 +85,20 @@ def test_muon_equals_a_matrix_by_matrix_computation():
 def test_blocks_of_symmetric_products_change_only_rounding(shape, monkeypatch):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     in_blocks = orthogonalise(x, 3)
-    monkeypatch.setattr(optim, "_WORTH_CUTTING", 10**9)
+    monkeypatch.setattr(optim, "_LARGE", 10**9)
     torch.testing.assert_close(in_blocks, orthogonalise(x, 3), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+@pytest.mark.parametrize("shape", [(2, 130, 200), (1, 300, 128), (3, 128, 512)])
+def test_wide_matrices_come_out_as_by_the_plain_iteration(shape, steps, monkeypatch):
+    """Of singular values over four powers of ten; the plain iteration in double precision is the judge."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, -4, shape[-1])
+    by_gram = orthogonalise(x, steps)
+    monkeypatch.setattr(optim, "_WIDE", 10**9)
+    exact = orthogonalise(x.double(), steps).float()
+    plain_error, error = ((y - exact).norm() / exact.norm() for y in (orthogonalise(x, steps), by_gram))
+    assert 0 < error < max(3 * plain_error, 3e-5)
 
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])
