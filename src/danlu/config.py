@@ -165,6 +165,11 @@ class ScheduleConfig(Table):
     stretches: tuple[StretchConfig, ...] = Field(
         default=(), strict=False, description="shorter windows, smaller batches first"
     )
+    least_steps: int = Field(
+        default=0,
+        ge=0,
+        description="where the budget allows fewer steps, batches are halved, to 2,048 tokens at least; 0: never",
+    )
 
 
 class LoraConfig(Table):

@@ -10,7 +10,7 @@ from tiny_run import TINY, assert_same_run, settings
 
 from danlu import train
 from danlu.errors import ConfigError
-from danlu.train import devices, trainer
+from danlu.train import devices, start
 from danlu.train.trial import Trial
 
 FUSED = {**TINY["device"], "attention": "fused"}
@@ -34,7 +34,7 @@ def test_resume_is_bit_exact(shards_folder, tmp_path, monkeypatch):
 )
 def test_a_long_run_tries_them_and_takes_the_faster(shards_folder, tmp_path, monkeypatch, seconds, faster, kernel):
     monkeypatch.setattr(devices, "faster_attention", lambda dtype, window: "blocked")
-    monkeypatch.setattr(trainer, "worth_compiling", lambda taken: taken >= seconds)
+    monkeypatch.setattr(start, "worth_compiling", lambda taken: taken >= seconds)
     monkeypatch.setattr(Trial, "prefers_fused", lambda trial, tokens: faster)
     done = train(settings(shards_folder, tmp_path / "run", "3 steps", device=FREE))
     assert kernel_of(done["run"]) == kernel
@@ -43,7 +43,7 @@ def test_a_long_run_tries_them_and_takes_the_faster(shards_folder, tmp_path, mon
 def test_a_trial_changes_nothing(shards_folder, tmp_path, monkeypatch):
     """The weights at the end are those of a run that was told its kernel."""
     told = train(settings(shards_folder, tmp_path / "told", device=FUSED))
-    monkeypatch.setattr(trainer, "worth_compiling", lambda taken: True)
+    monkeypatch.setattr(start, "worth_compiling", lambda taken: True)
     compare = Trial.prefers_fused
     monkeypatch.setattr(Trial, "prefers_fused", lambda trial, tokens: isinstance(compare(trial, tokens), bool))
     assert_same_run(told, train(settings(shards_folder, tmp_path / "tried", device=FREE)))
@@ -52,7 +52,7 @@ def test_a_trial_changes_nothing(shards_folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize("device", [FREE, FUSED])
 def test_without_numba(shards_folder, tmp_path, monkeypatch, device):
     monkeypatch.setitem(sys.modules, "danlu.model.fused", None)
-    monkeypatch.setattr(trainer, "worth_compiling", lambda taken: True)
+    monkeypatch.setattr(start, "worth_compiling", lambda taken: True)
     config = settings(shards_folder, tmp_path / "run", "3 steps", device=device)
     if device is FREE:
         assert kernel_of(train(config)["run"]) in ("sdpa", "blocked")

@@ -36,11 +36,13 @@ class Plan:
     """The machine's settings, the versions in the order they were made, and how many evaluations a run has.
 
     `events` (evaluations, checkpoints) counts where their distance is not configured; it changes no weight.
+    `halvings` tells how often the configured batches were halved, so that a small budget has enough steps.
     """
 
     machine: Machine
     versions: tuple[Version, ...]
     events: int = EVENTS_IN_A_RUN
+    halvings: int = 0
 
     def at(self, step: int) -> Version:
         """Return the version in force at `step`, counted from 0."""
@@ -60,14 +62,15 @@ class Plan:
         return asdict(self)
 
 
-def first_plan(config: TrainConfig, machine: Machine, total_steps: int, why: str) -> Plan:
-    """Make a run's first plan. Raises ConfigError where the warm-up does not fit into it."""
+def first_plan(config: TrainConfig, machine: Machine, total_steps: int, why: str, halvings: int = 0) -> Plan:
+    """Make a run's first plan, of batches halved already. Raises ConfigError where the warm-up does not fit into it."""
     if config.schedule.shape in ("linear", "cosine") and config.schedule.warmup_steps >= total_steps:
         raise ConfigError(
             f"schedule.warmup_steps {config.schedule.warmup_steps:,} is no shorter than the run of "
             f"{total_steps:,} steps. Lower it, or raise the budget"
         )
-    return Plan(machine, (Version(0, total_steps, schedule.batch_plan(config, total_steps), why),))
+    version = Version(0, total_steps, schedule.batch_plan(config, total_steps), why)
+    return Plan(machine, (version,), halvings=halvings)
 
 
 def plan_from_json(value: dict[str, Any], where: str) -> Plan:
@@ -82,7 +85,7 @@ def plan_from_json(value: dict[str, Any], where: str) -> Plan:
             )
             for v in value["versions"]
         )
-        return Plan(Machine(**value["machine"]), versions, value["events"])
+        return Plan(Machine(**value["machine"]), versions, value["events"], value.get("halvings", 0))
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{where}: is no plan of this version of danlu ({error})") from None
 

@@ -7,6 +7,8 @@ import math
 from danlu.config import ScheduleConfig, TrainConfig
 from danlu.types import BatchPlan, Stretch
 
+_FEWEST_TOKENS = 2048
+
 
 def decay_start(schedule: ScheduleConfig, total_steps: int) -> int:
     """Return the first step whose rate lies below the peak for good."""
@@ -44,6 +46,29 @@ def rate_factor(schedule: ScheduleConfig, total_steps: int, step: int) -> float:
     done = min(1.0, (step - start) / (total_steps - start))
     shape = (1 + math.cos(math.pi * done)) / 2 if schedule.shape == "cosine" else 1 - done
     return schedule.floor + (1 - schedule.floor) * shape
+
+
+def halvings(config: TrainConfig, tokens: float) -> int:
+    """Count how often batches must be halved for `tokens` to make the wanted steps, as far as halving goes."""
+    wanted = config.schedule.least_steps
+    for times in range(64):
+        smaller = halved(config, times)
+        too_many = batch_plan(smaller, wanted).tokens_before(wanted) > tokens
+        if not too_many or smaller == halved(config, times + 1):
+            return times
+    raise AssertionError("batches are halved without end")
+
+
+def halved(config: TrainConfig, times: int) -> TrainConfig:
+    """Return settings with smaller batches: whole rows, and no fewer tokens than 2,048 (or than there were)."""
+
+    def smaller(tokens: int) -> int:
+        fewest = min(tokens, -(-_FEWEST_TOKENS // config.context) * config.context)
+        return max(fewest, (tokens >> times) // config.context * config.context)
+
+    stretches = tuple(s.model_copy(update={"batch_tokens": smaller(s.batch_tokens)}) for s in config.schedule.stretches)
+    schedule = config.schedule.model_copy(update={"stretches": stretches})
+    return config.model_copy(update={"batch_tokens": smaller(config.batch_tokens), "schedule": schedule})
 
 
 def batch_plan(config: TrainConfig, total_steps: int, before: BatchPlan | None = None, at_step: int = 0) -> BatchPlan:

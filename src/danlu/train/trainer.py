@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
@@ -28,8 +27,9 @@ from danlu.train.interrupt import StopRequest, stop_on_signals
 from danlu.train.objectives import NextToken, Objective
 from danlu.train.optim import Optimizer
 from danlu.train.run import SUMMARY, RunFolder
+from danlu.train.start import compiled, first_plan
 from danlu.train.step import StepResult, split, train_step
-from danlu.train.trial import Trial, compiling_pays, worth_compiling
+from danlu.train.trial import Trial
 from danlu.types import Batch, BatchPlan
 
 Evaluate = Callable[[Model], Mapping[str, float]]
@@ -139,48 +139,14 @@ class Trainer:
         self.optimizer = Optimizer(self.model, self.config.optim, machine.dtype)
         budget = parse_budget(self.config.budget)
         self.time_budget = TimeBudget(budget.amount, self.clock) if budget.unit == "minutes" else None
-        self.compute: nn.Module = self._compiled() if machine.compile else self.model
-        self.plan = recorded or self._first_plan(machine)
-        plan.save_plan(self.run.path, self.plan)
-
-    def _compiled(self) -> nn.Module:
-        return cast(nn.Module, torch.compile(self.model, dynamic=False))
-
-    def _first_plan(self, machine: devices.Machine) -> plan.Plan:
-        trial = Trial(self.compute, self.optimizer, self.objective, self.blocks, self.config, self.device)
-        machine = replace(machine, micro_batch_tokens=trial.micro_batch_tokens())
-        if self._may_fuse(trial, machine) and trial.prefers_fused(machine.micro_batch_tokens):
-            machine = replace(machine, attention="fused")
-            self.model.attention = machine.attention
-        total, seconds = self._total_steps(trial, machine)
-        if self.config.device.compile == "auto" and self.device.type != "cpu":
-            seconds = seconds or trial.seconds(machine.micro_batch_tokens)
-            compiled = replace(trial, model=self._compiled())
-            if compiling_pays(seconds, total, lambda: compiled.seconds(machine.micro_batch_tokens)):
-                self.compute, machine = compiled.model, replace(machine, compile=True)
-                total, seconds = self._total_steps(compiled, machine)
-        why = f"a dry run took {seconds:.3f} s a step" if self.time_budget else f"budget {self.config.budget}"
-        return plan.first_plan(self.config, machine, total, why)
-
-    def _may_fuse(self, trial: Trial, machine: devices.Machine) -> bool:
-        """Tell whether blocks may be computed by compiled passes: where a run of any length has the choice."""
-        if self.device.type != "cpu" or self.config.device.attention != "auto" or not self.model.fusible:
-            return False
-        if self.time_budget is not None:
-            seconds = self.time_budget.seconds
+        self.compute: nn.Module = compiled(self.model) if machine.compile else self.model
+        if recorded is None:
+            trial = Trial(self.compute, self.optimizer, self.objective, self.blocks, self.config, self.device)
+            self.plan, self.compute = first_plan(trial, machine, self.time_budget)
         else:
-            total, _ = self._total_steps(trial, machine)
-            tokens = schedule.batch_plan(self.config, total).tokens_before(total)
-            seconds = tokens * self.model.flops_per_token(self.config.context) / machine.gemm_flops
-        return worth_compiling(seconds) and devices.can_fuse()
-
-    def _total_steps(self, trial: Trial, machine: devices.Machine) -> tuple[int, float]:
-        """Return the run's steps, and the seconds of one where the budget is a time (else 0)."""
-        if self.time_budget is None:
-            per_epoch = self.blocks.blocks_per_epoch(trial.batches)
-            return plan.steps_for(parse_budget(self.config.budget), self.config, per_epoch), 0.0
-        seconds = trial.seconds(machine.micro_batch_tokens)
-        return self.time_budget.steps_left(seconds), seconds
+            self.plan = recorded
+        self.config = schedule.halved(self.config, self.plan.halvings)
+        plan.save_plan(self.run.path, self.plan)
 
     def _take_back(self, checkpoint: Path, state: TrainerState) -> None:
         values = state.values

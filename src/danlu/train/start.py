@@ -1,0 +1,97 @@
+"""A run's first plan: what is decided before the first step, by trials and estimates. A resumed run keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import nn
+
+from danlu import log
+from danlu.config import parse_budget
+from danlu.model import Model
+from danlu.train import devices, plan, schedule
+from danlu.train.budget import TimeBudget
+from danlu.train.devices import Machine
+from danlu.train.trial import Trial, compiling_pays, worth_compiling
+
+_EXPECTED_SHARE = 0.7
+"""Of the speed of large matrix products, in whole steps."""
+
+
+def first_plan(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -> tuple[plan.Plan, nn.Module]:
+    """Decide on batches, kernels and steps; return the plan, and the model as it is to compute.
+
+    Raises ConfigError where the warm-up does not fit into the run, or not even one row into memory.
+    """
+    halvings = _halvings(trial, machine)
+    trial = replace(trial, config=schedule.halved(trial.config, halvings))
+    machine = replace(machine, micro_batch_tokens=trial.micro_batch_tokens())
+    if _may_fuse(trial, machine, time_budget) and trial.prefers_fused(machine.micro_batch_tokens):
+        machine = replace(machine, attention="fused")
+        cast(Model, trial.model).attention = machine.attention
+    total, seconds = _total_steps(trial, machine, time_budget)
+    if trial.config.device.compile == "auto" and trial.device.type != "cpu":
+        seconds = seconds or trial.seconds(machine.micro_batch_tokens)
+        faster = replace(trial, model=compiled(trial.model))
+        if compiling_pays(seconds, total, lambda: faster.seconds(machine.micro_batch_tokens)):
+            trial, machine = faster, replace(machine, compile=True)
+            total, seconds = _total_steps(trial, machine, time_budget)
+    why = f"a dry run took {seconds:.3f} s a step" if time_budget else f"budget {trial.config.budget}"
+    return plan.first_plan(trial.config, machine, total, why, halvings), trial.model
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """Return a model that torch.compile will compile when it computes."""
+    return cast(nn.Module, torch.compile(model, dynamic=False))
+
+
+def _halvings(trial: Trial, machine: Machine) -> int:
+    """Decide how often batches are halved: a small budget needs enough steps more than it needs large batches."""
+    config = trial.config
+    tokens = _expected_tokens(trial, machine)
+    times = 0 if tokens is None else schedule.halvings(config, tokens)
+    if times:
+        log.say(
+            f"batches of up to {schedule.halved(config, times).batch_tokens:,} tokens, not {config.batch_tokens:,}: "
+            f"the budget is about {tokens:,.0f} tokens, and schedule.least_steps {config.schedule.least_steps:,}"
+        )
+    return times
+
+
+def _expected_tokens(trial: Trial, machine: Machine) -> float | None:
+    """Estimate how many tokens the budget has; None where it is a number of steps, of whatever size."""
+    budget = parse_budget(trial.config.budget)
+    if budget.unit == "minutes":
+        return budget.amount * 60 * _expected_speed(trial, machine)
+    if budget.unit == "epochs":
+        return budget.amount * trial.blocks.blocks_per_epoch(trial.batches) * trial.config.context
+    return budget.amount if budget.unit == "tokens" else None
+
+
+def _expected_speed(trial: Trial, machine: Machine) -> float:
+    """Estimate tokens a second."""
+    return _EXPECTED_SHARE * machine.gemm_flops / cast(Model, trial.model).flops_per_token(trial.config.context)
+
+
+def _may_fuse(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -> bool:
+    """Tell whether blocks may be computed by compiled passes: where a run that is long enough has the choice."""
+    free = trial.device.type == "cpu" and trial.config.device.attention == "auto" and not machine.compile
+    if not free or not cast(Model, trial.model).fusible:
+        return False
+    if time_budget is not None:
+        seconds = time_budget.seconds
+    else:
+        total, _ = _total_steps(trial, machine, None)
+        seconds = schedule.batch_plan(trial.config, total).tokens_before(total) / _expected_speed(trial, machine)
+    return worth_compiling(seconds) and devices.can_fuse()
+
+
+def _total_steps(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -> tuple[int, float]:
+    """Return the run's steps, and the seconds of one where the budget is a time (else 0)."""
+    if time_budget is None:
+        per_epoch = trial.blocks.blocks_per_epoch(trial.batches)
+        return plan.steps_for(parse_budget(trial.config.budget), trial.config, per_epoch), 0.0
+    seconds = trial.seconds(machine.micro_batch_tokens)
+    return time_budget.steps_left(seconds), seconds
