@@ -32,9 +32,21 @@ if TYPE_CHECKING:
 announce(passes.nll_rows, "twenty")
 
 
+class _Rooms(dict[str, Tensor]):
+    """Memory that each block of a forward uses anew, so that what is kept for the backward lies without gaps."""
+
+    def room(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """Return a tensor of `like`'s type, with whatever is in it."""
+        wanted = math.prod(shape)
+        if name not in self or len(self[name]) < wanted:
+            self[name] = like.new_empty(wanted)
+        return self[name][:wanted].view(shape)
+
+
 class _Shared(NamedTuple):
     """What all blocks of a forward share. `first_BT`: the first position that a token may look at."""
 
+    rooms: _Rooms
     heads: int
     groups: int
     eps: np.float32
@@ -56,13 +68,15 @@ def blocks(
     first = torch.zeros(B, T, dtype=torch.int64)
     if segments is not None:
         first = torch.arange(T) - positions_in_segments(segments)
-    shared = _Shared(c.num_attention_heads, c.num_key_value_heads, np.float32(c.rms_norm_eps), cos, sin, numbers(first))
+    sizes = c.num_attention_heads, c.num_key_value_heads, np.float32(c.rms_norm_eps)
+    shared = _Shared(_Rooms(), *sizes, cos, sin, numbers(first))
     x_ND = x_BTD.flatten(0, 1)
     attention: Any = _Attention.apply
     feed_forward: Any = _FeedForward.apply
     for w in joined:
         x_ND = attention(x_ND, w.attention_norm, w.qkv.weight, w.qk_scale, w.o.weight, shared)
-        x_ND = feed_forward(x_ND, w.mlp_norm, w.gate_up.weight, w.down.weight, shared.eps)
+        x_ND = feed_forward(x_ND, w.mlp_norm, w.gate_up.weight, w.down.weight, shared)
+    shared.rooms.clear()
     return x_ND.view_as(x_BTD)
 
 
@@ -70,11 +84,11 @@ class _FeedForward(torch.autograd.Function):
     """x + down(silu(gate) · up) of normalised x."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, norm_D: Tensor, gate_up: Tensor, down_DM: Tensor, eps: np.float32) -> Tensor:
-        ctx.eps = eps
-        gate_up_N2M = torch.mm(_normalised(x_ND, norm_D, eps), gate_up.mT)
+    def forward(ctx: Any, x_ND: Tensor, norm_D: Tensor, gate_up: Tensor, down_DM: Tensor, shared: _Shared) -> Tensor:
+        ctx.eps = shared.eps
+        gate_up_N2M = torch.mm(_normalised(x_ND, norm_D, shared.eps, shared.rooms), gate_up.mT)
         ctx.save_for_backward(x_ND, norm_D, gate_up, down_DM, gate_up_N2M)
-        opened_NM = x_ND.new_empty(len(x_ND), down_DM.shape[1])
+        opened_NM = shared.rooms.room("opened", x_ND, len(x_ND), down_DM.shape[1])
         with running():
             passes.open_gates(numbers(gate_up_N2M), numbers(opened_NM))
         return torch.addmm(x_ND, opened_NM, down_DM.mT)
@@ -99,7 +113,9 @@ class _Attention(torch.autograd.Function):
         ctx: Any, x_ND: Tensor, norm_D: Tensor, qkv: Tensor, qk_scale: Tensor, o_DHK: Tensor, shared: _Shared
     ) -> Tensor:
         ctx.shared = shared
-        qkv_NEK = torch.mm(_normalised(x_ND, norm_D, shared.eps), qkv.mT).unflatten(1, (-1, qk_scale.shape[1]))
+        qkv_NEK = torch.mm(_normalised(x_ND, norm_D, shared.eps, shared.rooms), qkv.mT).unflatten(
+            1, (-1, qk_scale.shape[1])
+        )
         mixed_NHK, logsum_Q = _attend(qkv_NEK, qk_scale, shared)
         ctx.save_for_backward(x_ND, norm_D, qkv, qk_scale, o_DHK, qkv_NEK, mixed_NHK, logsum_Q)
         return torch.addmm(x_ND, mixed_NHK, o_DHK.mT)
@@ -115,8 +131,8 @@ class _Attention(torch.autograd.Function):
         return x_grad, norm_grad, qkv_grad, scale_grad, o_grad, None
 
 
-def _normalised(x_ND: Tensor, norm_D: Tensor, eps: np.float32) -> Tensor:
-    out_ND = torch.empty_like(x_ND)
+def _normalised(x_ND: Tensor, norm_D: Tensor, eps: np.float32, rooms: _Rooms) -> Tensor:
+    out_ND = rooms.room("normal", x_ND, *x_ND.shape)
     with running():
         passes.normalise_rows(numbers(x_ND), numbers(norm_D), eps, numbers(out_ND))
     return out_ND
@@ -129,7 +145,7 @@ def _before(
 
     The stream's slope, which passes by the norm, is added to x's.
     """
-    weight_grad = torch.mm(slope.mT, _normalised(x_ND, norm_D, eps))
+    weight_grad = torch.mm(slope.mT, _normalised(x_ND, norm_D, eps, _Rooms()))
     normal_slope = torch.mm(slope, weight)
     scale_grad_CD = norm_D.new_zeros(passes.CHUNKS, len(norm_D))
     with running():
@@ -156,11 +172,11 @@ class _Heads(NamedTuple):
         return rows_QX[per_position * band.start : per_position * band.stop].unflatten(0, (P, -1))
 
 
-def _split(qkv_NEK: Tensor, qk_scale: Tensor, shared: _Shared) -> _Heads:
+def _split(qkv_NEK: Tensor, qk_scale: Tensor, shared: _Shared, rooms: _Rooms) -> _Heads:
     """Normalise and rotate queries and keys."""
     (B, T), K, H, G = shared.first_BT.shape, qk_scale.shape[1], shared.heads, shared.groups
-    k, v = (qkv_NEK.new_empty(B * G, T, K) for _ in range(2))
-    heads = _Heads(qkv_NEK.new_empty(B * H * T, K), k, v)
+    k, v = (rooms.room(name, qkv_NEK, B * G, T, K) for name in "kv")
+    heads = _Heads(rooms.room("q", qkv_NEK, B * H * T, K), k, v)
     with running():
         tables = numbers(qkv_NEK), numbers(qk_scale), shared.cos_TF, shared.sin_TF
         passes.split_heads(*tables, shared.eps, *(numbers(t) for t in heads))
@@ -170,15 +186,16 @@ def _split(qkv_NEK: Tensor, qk_scale: Tensor, shared: _Shared) -> _Heads:
 def _attend(qkv_NEK: Tensor, qk_scale: Tensor, shared: _Shared) -> tuple[Tensor, Tensor]:
     """Return what each token's heads found, and of each query the logarithm of its weights' sum."""
     (B, T), K, G = shared.first_BT.shape, qk_scale.shape[1], shared.groups
-    heads = _split(qkv_NEK, qk_scale, shared)
+    heads = _split(qkv_NEK, qk_scale, shared, shared.rooms)
     mixed_BTGRK = qkv_NEK.new_empty(B, T, G, shared.heads // G, K)
     logsum_Q = qk_scale.new_empty(len(heads.q_QK))
     for band in _bands(T):
-        weights = torch.bmm(heads.of_band(band, heads.q_QK), heads.k_PSK[:, : band.stop].mT)
+        q, k, v = heads.of_band(band, heads.q_QK), heads.k_PSK[:, : band.stop], heads.v_PSK[:, : band.stop]
+        weights = torch.bmm(q, k.mT, out=shared.rooms.room("weights", q, *q.shape[:2], band.stop))
         with running():
             arrays = numbers(weights), numbers(heads.of_band(band, logsum_Q)), shared.first_BT
             passes.softmax(*arrays, band.start, np.float32(1 / math.sqrt(K)))
-        found = torch.bmm(weights, heads.v_PSK[:, : band.stop])
+        found = torch.bmm(weights, v, out=shared.rooms.room("found", q, *q.shape))
         mixed_BTGRK[:, band] = found.view(B, G, shared.heads // G, -1, K).permute(0, 3, 1, 2, 4)
     return mixed_BTGRK.view(B * T, -1), logsum_Q
 
@@ -188,7 +205,7 @@ def _attend_back(
 ) -> tuple[Tensor, Tensor]:
     """Return the slopes of qkv as projected and of the norms' scales."""
     (B, T), K, G = shared.first_BT.shape, qk_scale.shape[1], shared.groups
-    heads = _split(qkv_NEK, qk_scale, shared)
+    heads = _split(qkv_NEK, qk_scale, shared, _Rooms())
     slopes = _Heads(torch.empty_like(heads.q_QK), torch.zeros_like(heads.k_PSK), torch.zeros_like(heads.v_PSK))
     mixed_BTGRK = mixed_slope.view(B, T, G, shared.heads // G, K)
     for band in _bands(T):
