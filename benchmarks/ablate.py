@@ -120,7 +120,8 @@ def preset_table() -> str:
             muons = key.startswith("muon") or key == "momentum"
             rows[f"optim.{key}"].append("" if muons and optim.name != "muon" else str(getattr(optim, key)))
         decay = f", decay over {schedule.decay:.0%}" if schedule.shape == "wsd" else ""
-        rows["schedule"].append(f"{schedule.shape}, {schedule.warmup_steps} steps of warm-up{decay}")
+        halved = f", batches halved below {schedule.least_steps} steps" if schedule.least_steps else ""
+        rows["schedule"].append(f"{schedule.shape}, {schedule.warmup_steps} steps of warm-up{decay}{halved}")
     lines = [f"| | {' | '.join(configs)} |", "|---" * (len(configs) + 1) + "|"]
     return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())])
 
