@@ -208,7 +208,7 @@ class DeviceConfig(Table):
     )
     attention: Literal["auto", "sdpa", "blocked", "fused"] = Field(
         default="auto",
-        description="CPU kernel in training; fused: whole blocks, compiled (extra [fast]), with half the memory; "
+        description="CPU kernel in training; fused: whole blocks, compiled (extra [fast]), in less memory; "
         "auto: a trial decides. Name one where two runs must be equal",
     )
     threads: int = Field(default=0, ge=0, description="CPU threads; 0: the physical cores")

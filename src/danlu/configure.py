@@ -50,10 +50,13 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def read_tables(source: str) -> dict[str, Any]:
-    """Read a TOML file, a run folder's own or a preset into tables; the file's `preset` lies below it."""
+    """Read a TOML file, a run folder's own or a preset into tables; the file's `preset` lies below it.
+
+    A run folder's file has every setting already, as its preset was then.
+    """
     path = Path(source)
     if (path / "run.toml").is_file():
-        path = path / "run.toml"
+        return read_toml(path / "run.toml", "A run folder has it")
     if path.suffix != ".toml" and not path.is_file():
         if len(path.parts) > 1 and not path.exists():
             raise ConfigError(f"{path}: there is no such run folder. Name one, a TOML file or a preset")

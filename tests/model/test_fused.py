@@ -78,11 +78,31 @@ def test_the_same_bits_on_any_number_of_threads():
         try:
             with compiled.running():
                 arrays = (t.numpy() for t in (x_ND, torch.ones(48), stream_ND, slope, scale_grad_CD))
-                passes.normalise_rows_back(*arrays, 1e-6)
+                passes.normalise_rows_back(*arrays, compiled.np.float32(1e-6))
         finally:
             torch.set_num_threads(before)
         found.append((slope, scale_grad_CD.sum(0)))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_label_that_is_no_entry_is_refused():
+    hidden, weight = torch.randn(1, 4, 8), torch.randn(8, 8, requires_grad=True)
+    with pytest.raises(IndexError, match="8 entries"):
+        chunked_nll(hidden, weight, None, torch.tensor([[1, -100, 8, 0]]), compiled=True)
+
+
+def test_what_a_backward_needs_outlives_the_next_forward():
+    """Two forwards, then their backwards: scratch memory is shared within a forward only."""
+    model = random_qwen3("grouped")
+    ids = [torch.randint(131, (2, tokens), generator=torch.Generator().manual_seed(tokens)) for tokens in (150, 140)]
+    found = []
+    for attention in ("sdpa", "fused"):
+        model.attention = attention
+        model.zero_grad()
+        losses = [model(each, labels=each.roll(-1, 1)).nll_BT.sum() for each in ids]
+        sum(losses).backward()
+        found.append((torch.stack(losses).detach(), {name: p.grad.clone() for name, p in model.named_parameters()}))
+    assert_same(found[1], found[0])
 
 
 def test_uneven_upstream_gradients_of_the_loss():

@@ -69,6 +69,32 @@ def test_a_run_begun_with_numba_says_so_where_it_is_missing(shards_folder, tmp_p
         train(config, resume=True)
 
 
+def test_a_compiler_that_fails_is_done_without(shards_folder, tmp_path, monkeypatch):
+    from danlu.model import fused
+
+    def failing(*args):
+        raise OSError("no space left on the device")
+
+    monkeypatch.setattr(start, "worth_compiling", lambda taken: True)
+    monkeypatch.setattr(fused, "blocks", failing)
+    done = train(settings(shards_folder, tmp_path / "run", "3 steps", device=FREE))
+    assert kernel_of(done["run"]) in ("sdpa", "blocked")
+
+
+@pytest.mark.parametrize("changes", [{"adapter": "lora", "init": "whole"}, {"model": {"model_type": "danlu_article"}}])
+def test_where_it_does_nothing_it_is_not_taken(shards_folder, tmp_path, capsys, monkeypatch, changes):
+    monkeypatch.setitem(sys.modules, "danlu.model.fused", None)  # nor asked for
+    if "init" in changes:
+        base = train(settings(shards_folder, tmp_path / "base", "1 steps"))
+        changes = {"adapter": "lora", "init": base["checkpoint"]}
+    else:
+        sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        changes = {"model": {"model_type": "danlu_article", **sizes}, "embedding": "random"}
+    done = train(settings(shards_folder, tmp_path / "run", "2 steps", device=FUSED, **changes))
+    assert kernel_of(done["run"]) == "blocked"
+    assert "takes blocked" in capsys.readouterr().err
+
+
 def test_an_accelerator_is_told_that_fused_is_for_cpus(monkeypatch):
     machine = devices.Machine("cuda", "bf16", 1, 1.0, attention="fused")
     monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: True)

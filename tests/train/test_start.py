@@ -54,9 +54,9 @@ def test_batches_are_halved_until_the_budget_has_enough_steps(
 
 
 def test_an_epoch_counts_as_its_tokens(shards_folder, shards, tmp_path, smaller_batches):
-    tokens = len(shards.split("train"))
+    tokens = len(shards.split("train")) // 200
     tables = {**LARGE, "schedule": {"least_steps": tokens // 64}}
-    done = train(settings(shards_folder, tmp_path / "run", "1 epochs", **tables))
+    done = train(settings(shards_folder, tmp_path / "run", "0.005 epochs", **tables))
     assert sizes(plan_of(done["run"])) == [64]
 
 
@@ -75,11 +75,26 @@ def test_resume_keeps_the_batches(shards_folder, tmp_path, smaller_batches, monk
     assert_same_run(straight, train(config, resume=True))
 
 
+def test_a_run_goes_on_that_began_before_its_preset_had_a_setting(
+    shards_folder, tmp_path, monkeypatch, smaller_batches
+):
+    """What the preset says today is not what the run was begun with."""
+    tables = {**LARGE, "preset": "small-25m", "schedule": {**LARGE["schedule"], "least_steps": 0}}
+    config = settings(shards_folder, tmp_path / "run", "3839 tokens", **tables)
+    stopped_after(monkeypatch, config, 5)
+    run_toml, plan_json = tmp_path / "run" / "run.toml", tmp_path / "run" / "plan.json"
+    run_toml.write_text(run_toml.read_text().replace("least_steps = 0\n", ""))
+    plan = plan_of(tmp_path / "run")
+    del plan["halvings"]
+    plan_json.write_text(json.dumps(plan))
+    tables = read_tables(str(tmp_path / "run"))
+    assert "least_steps" not in tables["schedule"]
+    assert train(check(TrainConfig, tables, "run.toml"), resume=True)["finished"]
+
+
 def test_a_preset_for_long_runs_suits_short_ones():
     """Of small-25m: minutes, hours, days of a machine that reads a thousand tokens a second."""
     config = check(TrainConfig, read_tables("small-25m"), "small-25m")
-    found = [
-        schedule.halved(config, schedule.halvings(config, tokens)).batch_tokens for tokens in (60e3, 7e5, 1e6, 1e8)
-    ]
-    assert found == [2048, 8192, 16384, 16384]
+    times = [schedule.halvings(config, tokens) for tokens in (60e3, 1e6, 2e6, 1e8)]
+    assert [schedule.halved(config, n).batch_tokens for n in times] == [2048, 4096, 8192, 16384]
     assert schedule.halvings(check(TrainConfig, read_tables("nano"), "nano"), 1.0) == 0

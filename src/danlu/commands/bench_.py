@@ -20,7 +20,8 @@ from danlu.errors import ConfigError
 
 _WARM_UP = 2
 _ROUNDS = 3
-USAGE = """usage: danlu bench train [--preset nano] [--batch 4] [--context 512] [--steps 10] [--precision auto] [--json]
+USAGE = """usage: danlu bench train [--preset nano] [--batch 4] [--context 512] [--steps 10] [--precision auto]
+                         [--attention auto] [--json]
        danlu bench generate CKPT [--streams 1] [--prompt-tokens 16] [--new-tokens 128] [--precision auto] [--json]
        danlu bench prepare SRC… --tokenizer DIR [--json]
 
@@ -44,7 +45,7 @@ class Train:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: a short timed matrix product decides"""
     attention: Literal["auto", "sdpa", "blocked", "fused"] = "auto"
-    """CPU kernel; auto: as in a run of hours, fused where the extra [fast] is installed"""
+    """CPU kernel; auto: fused where the extra [fast] is installed, which runs of hours try"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """where to compute"""
     compile: bool = False
@@ -120,7 +121,8 @@ def bench_train(options: Train) -> dict[str, Any]:
     wanted = DeviceConfig(name=options.device, precision=options.precision, attention=options.attention)
     machine = devices.probe(wanted, options.context)
     model = build_model(config.model, options.vocab_size, options.context)
-    if options.attention == "auto" and machine.device == "cpu" and model.fusible and devices.can_fuse():
+    free = options.attention == "auto" and machine.device == "cpu" and not options.compile
+    if free and model.fusible and devices.can_fuse():
         machine = replace(machine, attention="fused")
     device = devices.prepare(machine, deterministic=False)
     model.to(device)

@@ -200,14 +200,20 @@ def _ratio(entry: Row) -> float:
 def _machine(run: Path, rows: Sequence[Row]) -> str:
     plan = _json(run / "plan.json")
     versions = [
-        [f"{v.get('from_step', 0):,}", f"{v.get('total_steps', 0):,}", str(v.get("why", ""))]
+        [f"{v.get('from_step', 0):,}", f"{v.get('total_steps', 0):,}", _batches(v), str(v.get("why", ""))]
         for v in plan.get("versions", [])
     ]
     skipped = [[f"{row.get('step', 0):,}", str(row.get("reason", ""))] for row in of_kind(rows, "skipped")]
     parts = facts(plan["machine"]) if "machine" in plan else ""
-    parts += table(["plan from step", "steps in all", "why"], versions) if versions else ""
+    parts += table(["plan from step", "steps in all", "tokens a step", "why"], versions) if versions else ""
     parts += table(["skipped step", "reason"], skipped) if skipped else ""
     return f"<details><summary>Machine and plan</summary>{parts}</details>" if parts else ""
+
+
+def _batches(version: Row) -> str:
+    """Name the sizes of a plan's batches, in the order in which they come."""
+    stretches = version.get("batches", {}).get("stretches", [])
+    return ", then ".join(dict.fromkeys(f"{s.get('batch_tokens', 0):,}" for s in stretches))
 
 
 def _settings(run: Path) -> str:

@@ -53,6 +53,9 @@ def recorded(folder: Path, depth: int = 0) -> Recorded:
     init = settings.get("init")
     base = recorded(Path(init), depth + 1) if init and Path(init).is_dir() and depth < _LONGEST_CHAIN else None
     plan = _json(run / "plan.json")
+    stretches = [s for version in plan.get("versions", []) for s in version.get("batches", {}).get("stretches", [])]
+    if stretches:  # batches may have been halved
+        settings = settings | {"batch_tokens": stretches[-1].get("batch_tokens")}
     return Recorded(
         run.name,
         settings,

@@ -1,15 +1,15 @@
 """What code compiled by numba shares: stored numbers, sums, the exponential, and who may run.
 
 A stored number is float32, or bfloat16 as the uint16 of its bits; arithmetic is in float32 in either case.
-numba is optional (extra [fast]). It keeps what it compiled until the file of the compiled function changes: after a
-change in this one, delete the caches (`__pycache__/*.nb?`) of the files that use it.
+numba is optional (extra [fast]). It keeps what it compiled until the file of the compiled function changes; what
+uses functions of this one is compiled anew when it changes (`_forget_stale`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -157,3 +157,15 @@ def rotate(x_K: np.ndarray, cos: np.ndarray, sin: np.ndarray, direction: Any) ->
         first, second, sine = first_F[i], second_F[i], sin[i] * direction
         first_F[i] = first * cos[i] - second * sine
         second_F[i] = second * cos[i] + first * sine
+
+
+def _forget_stale() -> None:
+    """Drop what was compiled before this file was last changed, the code of its callers too."""
+    changed = Path(__file__).stat().st_mtime
+    with suppress(OSError):
+        for index in Path(str(dot.stats.cache_path)).glob("*.nbi"):
+            if index.stat().st_mtime < changed:
+                index.unlink(missing_ok=True)
+
+
+_forget_stale()

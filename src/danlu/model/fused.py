@@ -189,7 +189,7 @@ def _attend(qkv_NEK: Tensor, qk_scale: Tensor, shared: _Shared) -> tuple[Tensor,
     heads = _split(qkv_NEK, qk_scale, shared, shared.rooms)
     mixed_BTGRK = qkv_NEK.new_empty(B, T, G, shared.heads // G, K)
     logsum_Q = qk_scale.new_empty(len(heads.q_QK))
-    for band in _bands(T):
+    for band in reversed(_bands(T)):  # the one that takes most room first
         q, k, v = heads.of_band(band, heads.q_QK), heads.k_PSK[:, : band.stop], heads.v_PSK[:, : band.stop]
         weights = torch.bmm(q, k.mT, out=shared.rooms.room("weights", q, *q.shape[:2], band.stop))
         with running():
@@ -227,6 +227,8 @@ def _attend_back(
 
 def nll(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     """Return nll_N in nats, 0 where the label is -100, and turn the logits into its slope by them, in place."""
+    if labels_N.numel() and not -1 < labels_N.clamp_min(0).amax() < logits_NV.shape[1]:
+        raise IndexError(f"a label is {labels_N.amax()}, of {logits_NV.shape[1]} entries")
     nll_N = torch.empty(len(labels_N))
     with running():
         passes.nll_rows(numbers(logits_NV), numbers(labels_N), numbers(nll_N))

@@ -93,7 +93,7 @@ class Model(nn.Module, ABC):
 
     @property
     def fusible(self) -> bool:
-        """Tell whether `attention="fused"` makes a difference to this model's blocks."""
+        """Tell whether this model can be computed with `attention="fused"`."""
         return False
 
     @property

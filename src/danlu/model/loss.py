@@ -32,7 +32,7 @@ class _ChunkedNll(torch.autograd.Function):
         bias_V: Tensor | None,
         labels_N: Tensor,
         learns: bool,
-        fused: bool,
+        compiled: bool,
     ) -> Tensor:
         eager = learns and hidden_ND.device.type == "cpu" and any(ctx.needs_input_grad[:3])
         wanted = ctx.needs_input_grad[1:3]
@@ -40,7 +40,7 @@ class _ChunkedNll(torch.autograd.Function):
         nll_N = torch.zeros(hidden_ND.shape[0], dtype=torch.float32, device=hidden_ND.device)
         grads = _Gradients(hidden_ND, weight_VD, bias_V, wanted) if eager else None
         for chunk in _chunks(hidden_ND):
-            if fused and grads is not None:
+            if compiled and grads is not None:
                 nll_N[chunk] = _fused_chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk)
             else:
                 nll_N[chunk] = _chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk, None)
@@ -146,15 +146,15 @@ def _fused_chunk_nll(
 
 
 def chunked_nll(
-    hidden_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_BT: Tensor, fused: bool = False
+    hidden_BTD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_BT: Tensor, compiled: bool = False
 ) -> Tensor:
     """Return nll_BT, float32 nats a token, 0 where the label is -100; hidden and weight in one compute type.
 
-    `fused`: in training on a CPU, by compiled code where that applies (see `danlu.model.fused`).
+    `compiled`: in training on a CPU, by compiled code where that applies (see `danlu.model.fused`).
     """
     learns = torch.is_grad_enabled()  # a Function's forward cannot see it: in there it is always off
     nll: Any = _ChunkedNll.apply
     if torch.compiler.is_compiling():  # a loop that frees as it goes: nothing for a compiler to fuse
         nll = torch.compiler.disable(nll)
-    nll_N = nll(hidden_BTD.flatten(0, 1), weight_VD, bias_V, labels_BT.flatten(), learns, fused)
+    nll_N = nll(hidden_BTD.flatten(0, 1), weight_VD, bias_V, labels_BT.flatten(), learns, compiled)
     return nll_N.view_as(labels_BT)  # pyright: ignore[reportAttributeAccessIssue]

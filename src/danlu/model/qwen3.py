@@ -196,8 +196,8 @@ class Qwen3(Model):
         if cache is not None:
             cache.advance(T)
         if labels is not None:
-            fused = self.attention == "fused"
-            return ModelOut(nll_BT=chunked_nll(x_BTD, self.output_weight.to(dtype), None, labels, fused))
+            compiled = self.attention == "fused" and self.fusible
+            return ModelOut(nll_BT=chunked_nll(x_BTD, self.output_weight.to(dtype), None, labels, compiled))
         return ModelOut(logits_BTV=linear(x_BTD, head_VD))
 
     @contextmanager

@@ -48,7 +48,7 @@ class Machine:
 def probe(config: DeviceConfig, window: int = 512) -> Machine:
     """Choose device, threads, precision and attention kernel by short timed trials; about a second in all.
 
-    The kernel `fused` is chosen by `trial.Trial`: it takes a quarter of a minute to compile.
+    The kernel `fused` is chosen by `start.decide`: it takes a quarter of a minute to compile.
     """
     device = device_of(config.name)
     keep_freed_memory()
@@ -99,8 +99,8 @@ def can_fuse() -> bool:
     """Tell whether the kernel `fused` is to be had."""
     try:
         importlib.import_module("danlu.model.fused")
-    except (ImportError, RuntimeError, OSError):  # no numba, or nowhere to keep what it compiles
-        return False
+    except (ImportError, RuntimeError, OSError, ValueError, AttributeError):
+        return False  # no numba, nowhere to keep what it compiles, or settings of its own under which it cannot
     return True
 
 

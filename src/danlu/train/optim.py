@@ -41,8 +41,9 @@ def orthogonalise(x_NMK: Tensor, steps: int = 5) -> Tensor:
     Source: Amsel et al. 2025, arXiv:2505.16932; for the use: Jordan et al. 2024, "Muon: an optimizer for hidden layers
     in neural networks".
     """
-    tall = x_NMK.shape[-2] > x_NMK.shape[-1]
-    x = x_NMK.mT if tall else x_NMK
+    shape, tall = x_NMK.shape, x_NMK.shape[-2] > x_NMK.shape[-1]
+    x = x_NMK.flatten(0, -3)  # a parameter may be a stack of matrices itself
+    x = x.mT if tall else x
     x = (x / (torch.linalg.matrix_norm(x, keepdim=True).to(x.dtype) + 1e-7)).contiguous()
     quintics = [(a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _QUINTICS[:steps]]
     if x.dtype == torch.float32 and _LARGE <= x.shape[-2] <= x.shape[-1] / _WIDE:
@@ -52,7 +53,7 @@ def orthogonalise(x_NMK: Tensor, steps: int = 5) -> Tensor:
         for a, b, c in quintics:
             gram = _product(x, x.mT)
             x = torch.baddbmm(x, _symmetric(gram, gram, gram, b, c), x, beta=a)
-    return x.mT if tall else x
+    return (x.mT if tall else x).view(shape)
 
 
 def _factor(gram_NMM: Tensor, quintics: Sequence[tuple[float, float, float]]) -> Tensor:

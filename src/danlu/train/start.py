@@ -9,18 +9,18 @@ import torch
 from torch import nn
 
 from danlu import log
-from danlu.config import parse_budget
+from danlu.config import TrainConfig, parse_budget
 from danlu.model import Model
 from danlu.train import devices, plan, schedule
 from danlu.train.budget import TimeBudget
 from danlu.train.devices import Machine
 from danlu.train.trial import Trial, compiling_pays, worth_compiling
 
-_EXPECTED_SHARE = 0.7
-"""Of the speed of large matrix products, in whole steps."""
+_EXPECTED_SHARE = {True: 0.7, False: 0.2}
+"""Of the speed of large matrix products, in whole steps: on a CPU, and elsewhere."""
 
 
-def first_plan(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -> tuple[plan.Plan, nn.Module]:
+def decide(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -> tuple[plan.Plan, nn.Module]:
     """Decide on batches, kernels and steps; return the plan, and the model as it is to compute.
 
     Raises ConfigError where the warm-up does not fit into the run, or not even one row into memory.
@@ -28,7 +28,7 @@ def first_plan(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -
     halvings = _halvings(trial, machine)
     trial = replace(trial, config=schedule.halved(trial.config, halvings))
     machine = replace(machine, micro_batch_tokens=trial.micro_batch_tokens())
-    if _may_fuse(trial, machine, time_budget) and trial.prefers_fused(machine.micro_batch_tokens):
+    if _worth_fusing(trial, machine, time_budget) and trial.prefers_fused(machine.micro_batch_tokens):
         machine = replace(machine, attention="fused")
         cast(Model, trial.model).attention = machine.attention
     total, seconds = _total_steps(trial, machine, time_budget)
@@ -72,13 +72,23 @@ def _expected_tokens(trial: Trial, machine: Machine) -> float | None:
 
 def _expected_speed(trial: Trial, machine: Machine) -> float:
     """Estimate tokens a second."""
-    return _EXPECTED_SHARE * machine.gemm_flops / cast(Model, trial.model).flops_per_token(trial.config.context)
+    flops = cast(Model, trial.model).flops_per_token(trial.config.context)
+    return _EXPECTED_SHARE[trial.device.type == "cpu"] * machine.gemm_flops / flops
 
 
-def _may_fuse(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -> bool:
-    """Tell whether blocks may be computed by compiled passes: where a run that is long enough has the choice."""
-    free = trial.device.type == "cpu" and trial.config.device.attention == "auto" and not machine.compile
-    if not free or not cast(Model, trial.model).fusible:
+def fusible(model: Model, config: TrainConfig, machine: Machine) -> bool:
+    """Tell whether the kernel `fused` does what it is for.
+
+    Not for the article's family, adapters, and what torch.compile fuses; nor where sums of log-probabilities are
+    compared with a reference's, computed without gradients by plain blocks: rounding would make a difference.
+    """
+    return model.fusible and not machine.compile and config.objective != "dpo"
+
+
+def _worth_fusing(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -> bool:
+    """Tell whether the kernel `fused` is to be tried: where a run that is long enough has the choice."""
+    free = trial.device.type == "cpu" and trial.config.device.attention == "auto"
+    if not free or not fusible(cast(Model, trial.model), trial.config, machine):
         return False
     if time_budget is not None:
         seconds = time_budget.seconds

@@ -19,7 +19,7 @@ from danlu.data.batches import Blocks
 from danlu.errors import CheckpointError, TrainingError
 from danlu.model import Model
 from danlu.tokenizer import Tokenizer
-from danlu.train import devices, plan, schedule
+from danlu.train import devices, plan, schedule, start
 from danlu.train.ahead import Ahead
 from danlu.train.budget import Clock, TimeBudget
 from danlu.train.display import Display, quality_text
@@ -27,7 +27,6 @@ from danlu.train.interrupt import StopRequest, stop_on_signals
 from danlu.train.objectives import NextToken, Objective
 from danlu.train.optim import Optimizer
 from danlu.train.run import SUMMARY, RunFolder
-from danlu.train.start import compiled, first_plan
 from danlu.train.step import StepResult, split, train_step
 from danlu.train.trial import Trial
 from danlu.types import Batch, BatchPlan
@@ -131,6 +130,9 @@ class Trainer:
         if recorded is None and state is not None:
             recorded = plan.plan_from_json(state.values["plan"], "the checkpoint's plan")
         machine = recorded.machine if recorded else devices.probe(self.config.device, self.config.context)
+        if machine.attention == "fused" and not start.fusible(self.model, self.config, machine):
+            log.say("device.attention fused: does nothing for this run, which takes blocked")
+            machine = replace(machine, attention="blocked")
         self.device = devices.prepare(machine, self.config.device.deterministic)
         self.model.to(self.device).train()
         self.model.compute_dtype, self.model.attention = machine.dtype, machine.attention
@@ -139,10 +141,10 @@ class Trainer:
         self.optimizer = Optimizer(self.model, self.config.optim, machine.dtype)
         budget = parse_budget(self.config.budget)
         self.time_budget = TimeBudget(budget.amount, self.clock) if budget.unit == "minutes" else None
-        self.compute: nn.Module = compiled(self.model) if machine.compile else self.model
+        self.compute: nn.Module = start.compiled(self.model) if machine.compile else self.model
         if recorded is None:
             trial = Trial(self.compute, self.optimizer, self.objective, self.blocks, self.config, self.device)
-            self.plan, self.compute = first_plan(trial, machine, self.time_budget)
+            self.plan, self.compute = start.decide(trial, machine, self.time_budget)
         else:
             self.plan = recorded
         self.config = schedule.halved(self.config, self.plan.halvings)
