@@ -54,6 +54,7 @@ KEYS = [
     "schedule.warmup_steps",
     "schedule.decay",
     "schedule.floor",
+    "schedule.least_steps",
     "schedule.stretches",
     "device.name",
     "device.precision",
