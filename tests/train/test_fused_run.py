@@ -35,7 +35,7 @@ def test_resume_is_bit_exact(shards_folder, tmp_path, monkeypatch):
 def test_a_long_run_tries_them_and_takes_the_faster(shards_folder, tmp_path, monkeypatch, seconds, faster, kernel):
     monkeypatch.setattr(devices, "faster_attention", lambda dtype, window: "blocked")
     monkeypatch.setattr(start, "worth_compiling", lambda taken: taken >= seconds)
-    monkeypatch.setattr(Trial, "prefers_fused", lambda trial, tokens: faster)
+    monkeypatch.setattr(Trial, "prefers_fused", lambda trial: faster)
     done = train(settings(shards_folder, tmp_path / "run", "3 steps", device=FREE))
     assert kernel_of(done["run"]) == kernel
 
@@ -45,7 +45,7 @@ def test_a_trial_changes_nothing(shards_folder, tmp_path, monkeypatch):
     told = train(settings(shards_folder, tmp_path / "told", device=FUSED))
     monkeypatch.setattr(start, "worth_compiling", lambda taken: True)
     compare = Trial.prefers_fused
-    monkeypatch.setattr(Trial, "prefers_fused", lambda trial, tokens: isinstance(compare(trial, tokens), bool))
+    monkeypatch.setattr(Trial, "prefers_fused", lambda trial: isinstance(compare(trial), bool))
     assert_same_run(told, train(settings(shards_folder, tmp_path / "tried", device=FREE)))
 
 

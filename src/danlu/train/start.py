@@ -28,7 +28,7 @@ def decide(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -> tu
     halvings = _halvings(trial, machine)
     trial = replace(trial, config=schedule.halved(trial.config, halvings))
     machine = replace(machine, micro_batch_tokens=trial.micro_batch_tokens())
-    if _worth_fusing(trial, machine, time_budget) and trial.prefers_fused(machine.micro_batch_tokens):
+    if _worth_fusing(trial, machine, time_budget) and trial.prefers_fused():
         machine = replace(machine, attention="fused")
         cast(Model, trial.model).attention = machine.attention
     total, seconds = _total_steps(trial, machine, time_budget)

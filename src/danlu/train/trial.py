@@ -26,6 +26,7 @@ _CPU_MICRO_BATCH_TOKENS = 2048
 _SECONDS_WORTH_COMPILING = 600.0
 _ROUNDS = 3
 _AS_FAST = 1.05
+_COMPARED_TOKENS = 1024
 
 
 def worth_compiling(seconds: float) -> bool:
@@ -85,8 +86,8 @@ class Trial:
                     ) from None
                 tokens //= 2
 
-    def prefers_fused(self, micro_batch_tokens: int) -> bool:
-        """Compare forward and backward of a micro-batch by the model's attention kernel and by `fused`, in turn.
+    def prefers_fused(self) -> bool:
+        """Compare forward and backward of some rows by the model's attention kernel and by `fused`, in turn.
 
         It is taken even where it is a twentieth slower, for it needs less memory; not where it cannot be compiled.
         """
@@ -94,7 +95,7 @@ class Trial:
         plan, before = self.batches, model.attention
         stretch = plan.stretches[-1]
         batch = self.objective.collate(batches.batch(self.blocks, plan, self.config.seed, stretch.start))
-        part = next(split(batch, max(1, micro_batch_tokens // stretch.window), self.device))
+        part = next(split(batch, max(1, _COMPARED_TOKENS // stretch.window), self.device))
         seconds: dict[Attention, list[float]] = {before: [], "fused": []}
         try:
             for _ in range(1 + _ROUNDS):
