@@ -56,7 +56,7 @@ def read_tables(source: str) -> dict[str, Any]:
     """
     path = Path(source)
     if (path / "run.toml").is_file():
-        return read_toml(path / "run.toml", "A run folder has it")
+        return read_toml(path / "run.toml", "Name another run folder, a TOML file or a preset")
     if path.suffix != ".toml" and not path.is_file():
         if len(path.parts) > 1 and not path.exists():
             raise ConfigError(f"{path}: there is no such run folder. Name one, a TOML file or a preset")

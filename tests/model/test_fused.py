@@ -85,10 +85,11 @@ def test_the_same_bits_on_any_number_of_threads():
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_a_label_that_is_no_entry_is_refused():
+@pytest.mark.parametrize("label", [8, -1])
+def test_a_label_that_is_no_entry_is_refused(label):
     hidden, weight = torch.randn(1, 4, 8), torch.randn(8, 8, requires_grad=True)
     with pytest.raises(IndexError, match="8 entries"):
-        chunked_nll(hidden, weight, None, torch.tensor([[1, -100, 8, 0]]), compiled=True)
+        chunked_nll(hidden, weight, None, torch.tensor([[1, -100, label, 0]]), compiled=True)
 
 
 def test_what_a_backward_needs_outlives_the_next_forward():

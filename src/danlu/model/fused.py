@@ -25,6 +25,7 @@ from danlu.config import Qwen3Config
 from danlu.model import passes
 from danlu.model.compiled import announce, numbers, running
 from danlu.model.layers import positions_in_segments, rope_tables
+from danlu.types import IGNORED
 
 if TYPE_CHECKING:
     from danlu.model.qwen3 import Joined
@@ -227,8 +228,10 @@ def _attend_back(
 
 def nll(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     """Return nll_N in nats, 0 where the label is -100, and turn the logits into its slope by them, in place."""
-    if labels_N.numel() and not -1 < labels_N.clamp_min(0).amax() < logits_NV.shape[1]:
-        raise IndexError(f"a label is {labels_N.amax()}, of {logits_NV.shape[1]} entries")
+    entries = logits_NV.shape[1]
+    strangers_N = (labels_N != IGNORED) & ((labels_N < 0) | (labels_N >= entries))
+    if strangers_N.any():
+        raise IndexError(f"label {labels_N[strangers_N][0]} is none of {entries} entries")
     nll_N = torch.empty(len(labels_N))
     with running():
         passes.nll_rows(numbers(logits_NV), numbers(labels_N), numbers(nll_N))

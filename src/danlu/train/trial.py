@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,7 +20,7 @@ from danlu.train import schedule
 from danlu.train.objectives import Objective
 from danlu.train.optim import Optimizer
 from danlu.train.step import accumulate, split, train_step
-from danlu.types import BatchPlan
+from danlu.types import Batch, BatchPlan
 
 _CPU_MICRO_BATCH_TOKENS = 2048
 _SECONDS_WORTH_COMPILING = 600.0
@@ -92,10 +92,7 @@ class Trial:
         It is taken even where it is a twentieth slower, for it needs less memory; not where it cannot be compiled.
         """
         model = cast(Model, self.model)
-        plan, before = self.batches, model.attention
-        stretch = plan.stretches[-1]
-        batch = self.objective.collate(batches.batch(self.blocks, plan, self.config.seed, stretch.start))
-        part = next(split(batch, max(1, _COMPARED_TOKENS // stretch.window), self.device))
+        before, part = model.attention, next(self._parts(_COMPARED_TOKENS))
         seconds: dict[Attention, list[float]] = {before: [], "fused": []}
         try:
             for _ in range(1 + _ROUNDS):
@@ -114,15 +111,14 @@ class Trial:
 
     def seconds(self, micro_batch_tokens: int) -> float:
         """Make two steps, updates included, and return the second's seconds."""
-        stretch = self.batches.stretches[-1]
-        batch = self.objective.collate(batches.batch(self.blocks, self.batches, self.config.seed, stretch.start))
-        rows, taken = max(1, micro_batch_tokens // stretch.window), 0.0
+        taken = 0.0
         learning = [p for p in self.model.parameters() if p.requires_grad]
         weights = [p.detach().clone() for p in learning]
         try:
             for _ in range(2):
+                parts = self._parts(micro_batch_tokens)
                 start = time.perf_counter()
-                train_step(self.model, self.optimizer, self.objective, split(batch, rows, self.device), 1, 1.0)
+                train_step(self.model, self.optimizer, self.objective, parts, 1, 1.0)
                 taken = time.perf_counter() - start
         finally:
             self.optimizer.reset()
@@ -130,3 +126,9 @@ class Trial:
                 for parameter, before in zip(learning, weights, strict=True):
                     parameter.copy_(before)
         return taken
+
+    def _parts(self, tokens: int) -> Iterator[Batch]:
+        """Cut the last stretch's first batch into micro-batches of so many tokens."""
+        stretch = self.batches.stretches[-1]
+        batch = self.objective.collate(batches.batch(self.blocks, self.batches, self.config.seed, stretch.start))
+        return split(batch, max(1, tokens // stretch.window), self.device)
