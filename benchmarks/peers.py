@@ -7,7 +7,7 @@ attention's). The share of GEMM is taken of the step's own matrix products, done
 precision. Each runs in a process of its own.
 
 usage: python benchmarks/peers.py [--precision fp32 bf16] [--rounds 5] [--rows 4] [--window 512] [--only NAME …]
-           [--micro-batch-tokens 0] [--attention fused]
+           [--micro-batch-tokens 0] [--attention fused] [--blas auto]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from danlu.config import DeviceConfig, TrainConfig
 from danlu.configure import check, read_tables
-from danlu.model import build_model
+from danlu.model import blas, build_model
 from danlu.model.article import to_article_state
 from danlu.train import devices
 from danlu.train.objectives import NextToken
@@ -79,10 +79,8 @@ def danlu(ids: Tensor, machine: devices.Machine, preset: str = "small-25m", muon
     def backward() -> None:
         accumulate(model, NextToken(), batches, ids.numel())
 
-    cost = model.flops_per_token(ids.shape[1])
-    if not muon:
-        return Peer(trained(backward, list(model.parameters())), cost)
-    optimizer = Optimizer(model, config.optim, machine.dtype)
+    optim = config.optim if muon else config.optim.model_copy(update={"name": "adamw"})
+    optimizer = Optimizer(model, optim, machine.dtype)
 
     def step() -> None:
         backward()
@@ -90,7 +88,7 @@ def danlu(ids: Tensor, machine: devices.Machine, preset: str = "small-25m", muon
         optimizer.step()
         optimizer.zero_grad()
 
-    return Peer(step, cost)
+    return Peer(step, model.flops_per_token(ids.shape[1]))
 
 
 def qwen3(ids: Tensor, machine: devices.Machine) -> Peer:
@@ -159,6 +157,7 @@ def article_by_head(ids: Tensor, machine: devices.Machine) -> Peer:
 
 def products(ids: Tensor, machine: devices.Machine) -> Peer:
     """Do the matrix products of danlu's step and nothing else, forward and backward; attention's are left out."""
+    blas.use(machine.blas)
     config = check(TrainConfig, read_tables("small-25m"), "small-25m").model
     model = build_model(config, VOCABULARY, ids.shape[1])
     D, inner = config.hidden_size, config.intermediate_size
@@ -173,9 +172,9 @@ def products(ids: Tensor, machine: devices.Machine) -> Peer:
 
     def step() -> None:
         for x, weight, slope in made:
-            F.linear(x, weight)
-            torch.mm(slope, weight)
-            torch.mm(slope.mT, x)
+            blas.product(x, weight.mT)
+            blas.product(slope, weight)
+            blas.product(slope.mT, x)
 
     return Peer(step, 6.0 * model.matmul_weights())
 
@@ -242,7 +241,8 @@ def compare(machine: devices.Machine, args: argparse.Namespace) -> dict[str, flo
             taken[name].append(worker.seconds())
     speeds = {name: tokens * workers[name].flops_per_token / statistics.median(t) for name, t in taken.items()}
     gemm = speeds.get(_PRODUCTS, machine.gemm_flops)
-    print(f"\n{machine.precision}, attention {machine.attention}, GEMM {gemm / 1e9:,.0f} GFLOP/s\n")
+    how = f"{machine.precision}, attention {machine.attention}, products by {machine.blas}"
+    print(f"\n{how}, GEMM {gemm / 1e9:,.0f} GFLOP/s\n")
     print("| model | tokens/s (min, max) | GFLOP/s | share of GEMM | danlu per model FLOP | peak memory |")
     print("|---" * 6 + "|")
     for name, seconds in taken.items():
@@ -266,6 +266,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--micro-batch-tokens", type=int, default=0, help="danlu's; 0: the whole batch at once")
     parser.add_argument("--attention", default="fused", help="danlu's kernel: sdpa, blocked or fused")
+    parser.add_argument("--blas", default="auto", help="danlu's with fused in fp32: torch, numpy, or auto, the faster")
     parser.add_argument("--only", nargs="*", choices=list(PEERS))
     parser.add_argument("--worker", choices=list(PEERS), help=argparse.SUPPRESS)
     parser.add_argument("--machine", help=argparse.SUPPRESS)
@@ -274,7 +275,7 @@ def main() -> None:
     if args.worker:
         work(args.worker, ids, devices.Machine(**json.loads(args.machine)))
         return
-    wanted = [DeviceConfig(name="cpu", precision=p, attention=args.attention) for p in args.precision]
+    wanted = [DeviceConfig(name="cpu", precision=p, attention=args.attention, blas=args.blas) for p in args.precision]
     machines = [devices.probe(device, args.window) for device in wanted]
     machines = [replace(machine, micro_batch_tokens=args.micro_batch_tokens) for machine in machines]
     print(f"{args.rows} x {args.window}, {machines[0].threads} threads, {args.rounds} rounds in turn")

@@ -61,6 +61,7 @@ KEYS = [
     "device.threads",
     "device.micro_batch_tokens",
     "device.attention",
+    "device.blas",
     "device.compile",
     "device.deterministic",
     "adapter",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from random_models import SHAPES, random_qwen3
 
-from danlu.model import compiled, fused, passes
+from danlu.model import blas, compiled, fused, passes
 from danlu.model.layers import positions_in_segments
 from danlu.model.loss import chunked_nll
 
@@ -34,6 +34,13 @@ def assert_same(got, expected):
     for name, gradient in expected[1].items():
         largest = gradient.abs().max().item()
         torch.testing.assert_close(got[1][name], gradient, rtol=1e-4, atol=3e-6 * largest + 1e-7, msg=name)
+
+
+@pytest.fixture(params=["torch", "numpy"], autouse=True)
+def library(request):
+    blas.use(request.param)
+    yield request.param
+    blas.use("torch")
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -10,23 +10,66 @@ from tiny_run import TINY, assert_same_run, settings
 
 from danlu import train
 from danlu.errors import ConfigError
+from danlu.model import blas
 from danlu.train import devices, start
 from danlu.train.trial import Trial
 
-FUSED = {**TINY["device"], "attention": "fused"}
-FREE = {**TINY["device"], "attention": "auto"}
+FUSED = {**TINY["device"], "attention": "fused", "blas": "torch"}
+FREE = {**TINY["device"], "attention": "auto", "blas": "torch"}
+ANY_BLAS = {**FREE, "blas": "auto"}
+
+
+@pytest.fixture(autouse=True)
+def products_as_before():
+    yield
+    blas.use("torch")
+
+
+def machine_of(run):
+    return json.loads((Path(run) / "plan.json").read_text())["machine"]
 
 
 def kernel_of(run):
-    return json.loads((Path(run) / "plan.json").read_text())["machine"]["attention"]
+    return machine_of(run)["attention"]
 
 
-def test_resume_is_bit_exact(shards_folder, tmp_path, monkeypatch):
-    straight = train(settings(shards_folder, tmp_path / "a", device=FUSED, document_mask=True))
-    config = settings(shards_folder, tmp_path / "b", device=FUSED, document_mask=True)
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_resume_is_bit_exact(shards_folder, tmp_path, monkeypatch, library):
+    device = {**FUSED, "blas": library}
+    straight = train(settings(shards_folder, tmp_path / "a", device=device, document_mask=True))
+    config = settings(shards_folder, tmp_path / "b", device=device, document_mask=True)
     stopped_after(monkeypatch, config, 5)
     assert_same_run(straight, train(config, resume=True))
     assert kernel_of(tmp_path / "a") == "fused"
+    assert machine_of(tmp_path / "a")["blas"] == library
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_a_run_that_takes_the_kernel_takes_the_faster_products(shards_folder, tmp_path, monkeypatch, library):
+    monkeypatch.setattr(devices, "faster_blas", lambda: library)
+    monkeypatch.setattr(start, "worth_compiling", lambda taken: True)
+    monkeypatch.setattr(Trial, "prefers_fused", lambda trial: blas.used() == library)
+    run = train(settings(shards_folder, tmp_path / "run", "3 steps", device=ANY_BLAS))["run"]
+    assert (kernel_of(run), machine_of(run)["blas"], blas.used()) == ("fused", library, library)
+
+
+def test_a_run_that_does_not_take_the_kernel_leaves_products_as_they_were(shards_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "faster_blas", lambda: "numpy")
+    monkeypatch.setattr(start, "worth_compiling", lambda taken: True)
+    monkeypatch.setattr(Trial, "prefers_fused", lambda trial: False)
+    run = train(settings(shards_folder, tmp_path / "run", "3 steps", device=ANY_BLAS))["run"]
+    assert (machine_of(run)["blas"], blas.used()) == ("torch", "torch")
+
+
+@pytest.mark.parametrize("library", ["auto", "numpy"])
+def test_where_numpy_has_another_blas(shards_folder, tmp_path, monkeypatch, library):
+    monkeypatch.setitem(sys.modules, "danlu.model.openblas", None)
+    config = settings(shards_folder, tmp_path / "run", "3 steps", device={**FUSED, "blas": library})
+    if library == "auto":
+        assert machine_of(train(config)["run"])["blas"] == "torch"
+    else:
+        with pytest.raises(ConfigError, match=r"device.blas numpy: .* leave device.blas out"):
+            train(config)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from danlu.errors import ConfigError
 _WARM_UP = 2
 _ROUNDS = 3
 USAGE = """usage: danlu bench train [--preset nano] [--batch 4] [--context 512] [--steps 10] [--precision auto]
-                         [--attention auto] [--json]
+                         [--attention auto] [--blas auto] [--json]
        danlu bench generate CKPT [--streams 1] [--prompt-tokens 16] [--new-tokens 128] [--precision auto] [--json]
        danlu bench prepare SRC… --tokenizer DIR [--json]
 
@@ -46,6 +46,8 @@ class Train:
     """auto: a short timed matrix product decides"""
     attention: Literal["auto", "sdpa", "blocked", "fused"] = "auto"
     """CPU kernel; auto: fused where the extra [fast] is installed, which runs of hours try"""
+    blas: Literal["auto", "torch", "numpy"] = "auto"
+    """whose matrix products fused takes in fp32; auto: the faster"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """where to compute"""
     compile: bool = False
@@ -118,12 +120,14 @@ def bench_train(options: Train) -> dict[str, Any]:
 
     _require_positive(batch=options.batch, context=options.context, steps=options.steps, vocab_size=options.vocab_size)
     config = check(TrainConfig, read_tables(options.preset), options.preset)
-    wanted = DeviceConfig(name=options.device, precision=options.precision, attention=options.attention)
+    wanted = DeviceConfig(
+        name=options.device, precision=options.precision, attention=options.attention, blas=options.blas
+    )
     machine = devices.probe(wanted, options.context)
     model = build_model(config.model, options.vocab_size, options.context)
     free = options.attention == "auto" and machine.device == "cpu" and not options.compile
     if free and model.fusible and devices.can_fuse():
-        machine = replace(machine, attention="fused")
+        machine = devices.fused(machine, wanted)
     device = devices.prepare(machine, deterministic=False)
     model.to(device)
     model.compute_dtype, model.attention = machine.dtype, machine.attention
@@ -144,6 +148,7 @@ def bench_train(options: Train) -> dict[str, Any]:
         "precision": machine.precision,
         "device": machine.device,
         "attention": machine.attention,
+        "blas": machine.blas,
         "gemm_share": flops * tokens / statistics.median(seconds) / machine.gemm_flops,
         "gemm_flops": machine.gemm_flops,
         "peak_memory_mb": _peak_memory_mb(machine.device),

@@ -34,11 +34,12 @@ _E3, _E4, _E5, _E6, _E7 = (np.float32(1 / math.factorial(n)) for n in range(3, 8
 
 
 @contextmanager
-def running() -> Iterator[None]:
-    """Let one thread at a time run compiled code, on as many threads as PyTorch takes."""
+def running() -> Iterator[int]:
+    """Let one thread at a time run compiled code, on as many threads as PyTorch takes; give their number."""
     with _one_at_a_time:
-        numba.set_num_threads(min(torch.get_num_threads(), _THREADS))
-        yield
+        threads = min(torch.get_num_threads(), _THREADS)
+        numba.set_num_threads(threads)
+        yield threads
 
 
 def announce(function: Any, seconds: str) -> None:

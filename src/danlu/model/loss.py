@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from danlu.model import blas
 from danlu.types import IGNORED
 
 _CHUNK, _CHUNK_ON_ACCELERATOR = 1024, 16_384
@@ -75,10 +76,9 @@ class _Gradients:
 
     def add(self, chunk: slice, slope_CV: Tensor, hidden_CD: Tensor, weight_VD: Tensor) -> None:
         """Add a chunk's share; `slope_CV` is the loss's derivative by the logits."""
-        self.hidden_ND[chunk] = slope_CV @ weight_VD
+        self.hidden_ND[chunk] = blas.product(slope_CV, weight_VD)
         if self.weight_VD is not None:
-            share_VD = slope_CV.mT @ hidden_CD
-            self.weight_VD += share_VD
+            blas.add_product(self.weight_VD, slope_CV.mT, hidden_CD)
         if self.bias_V is not None:
             self.bias_V += slope_CV.sum(0, dtype=torch.float32)
 
@@ -139,7 +139,9 @@ def _fused_chunk_nll(
     """Compute what `_chunk_nll` does for an upstream gradient of one, the logits becoming their slope in one pass."""
     from danlu.model import fused
 
-    logits_CV = F.linear(hidden_CD, weight_VD, bias_V)
+    logits_CV = blas.product(hidden_CD, weight_VD.mT)
+    if bias_V is not None:
+        logits_CV += bias_V
     nll_C = fused.nll(logits_CV, labels_C)
     grads.add(chunk, logits_CV, hidden_CD, weight_VD)
     return nll_C

@@ -23,8 +23,8 @@ CHUNKS = 64
 """Runs of rows that are worked on at once. Their number is fixed, so that sums do not depend on the threads."""
 BAND = 128
 """Queries that are looked at together."""
-_LANES = 16
-_ZERO, _ONE, _BACK = np.float32(0), np.float32(1), np.float32(-1)
+LANES = 16
+_ZERO, ONE, BACK = np.float32(0), np.float32(1), np.float32(-1)
 
 
 @njit(fastmath=False, cache=True)
@@ -36,13 +36,13 @@ def _chunk(c: Any, rows: Any) -> Any:
 def _highest(row_S: np.ndarray, lanes: np.ndarray) -> Any:
     """Return the largest number; lane by lane, of which a compiler makes vectors."""
     lanes[:] = -np.inf
-    whole = row_S.shape[0] // _LANES * _LANES
-    for start in range(0, whole, _LANES):
-        part = row_S[start : start + _LANES]
-        for lane in range(_LANES):
+    whole = row_S.shape[0] // LANES * LANES
+    for start in range(0, whole, LANES):
+        part = row_S[start : start + LANES]
+        for lane in range(LANES):
             lanes[lane] = max(lanes[lane], part[lane])
     highest = np.float32(-np.inf)
-    for lane in range(_LANES):
+    for lane in range(LANES):
         highest = max(highest, lanes[lane])
     for number in row_S[whole:]:
         highest = max(highest, number)
@@ -50,35 +50,34 @@ def _highest(row_S: np.ndarray, lanes: np.ndarray) -> Any:
 
 
 @njit(fastmath=SUMS, cache=True)
-def _weigh(row_S: np.ndarray, scale: Any, lanes: np.ndarray) -> Any:
+def weigh(row_S: np.ndarray, scale: Any, lanes: np.ndarray) -> Any:
     """Turn scores into weights; return the logarithm of the sum of their powers."""
     highest, total = _highest(row_S, lanes), _ZERO
     for s in range(row_S.shape[0]):
         weight = exp((row_S[s] - highest) * scale)
         row_S[s] = weight
         total += weight
-    inverse = _ONE / total
+    inverse = ONE / total
     for s in range(row_S.shape[0]):
         row_S[s] *= inverse
     return highest * scale + np.float32(math.log(total))
 
 
 @njit(fastmath=SUMS, cache=True)
-def _weigh_back(
-    scores_S: np.ndarray, above_S: np.ndarray, scale: Any, logsum: Any, weight_S: np.ndarray, slope_S: np.ndarray
-) -> None:
-    """Write a query's weights, and the slope of its scores, given that of the weights."""
+def weigh_back(scores_S: np.ndarray, slope_S: np.ndarray, scale: Any, logsum: Any) -> None:
+    """Turn a query's scores into weights again, and the weights' slope into the scores'."""
     along = _ZERO
     for s in range(scores_S.shape[0]):
-        weight = exp(wide(scores_S[s]) * scale - logsum)
-        weight_S[s] = weight
-        along += weight * wide(above_S[s])
+        weight = exp(scores_S[s] * scale - logsum)
+        scores_S[s] = weight
+        along += weight * slope_S[s]
     for s in range(scores_S.shape[0]):
-        slope_S[s] = weight_S[s] * (wide(above_S[s]) - along) * scale
+        slope_S[s] = scores_S[s] * (slope_S[s] - along) * scale
 
 
 @njit(fastmath=False, cache=True)
-def _copy(stored: np.ndarray, out: np.ndarray) -> None:
+def copy(stored: np.ndarray, out: np.ndarray) -> None:
+    """Write numbers as they are stored; not by a slice's assignment (see `store`)."""
     for i in range(stored.shape[0]):
         out[i] = stored[i]
 
@@ -100,7 +99,7 @@ def normalise_rows(x_ND: np.ndarray, scale_D: np.ndarray, eps: Any, out_ND: np.n
 
 
 @njit(fastmath=SUMS, cache=True)
-def _normalise_back(
+def normalise_back(
     stored_K: np.ndarray, scale_K: np.ndarray, eps: Any, slope_K: np.ndarray, scale_grad_K: np.ndarray
 ) -> None:
     """Turn the slope of normalised numbers, float32, into that of the numbers; add the scales' share."""
@@ -128,7 +127,7 @@ def normalise_rows_back(
         row_D = np.empty(x_ND.shape[1], np.float32)
         for n in _chunk(c, x_ND.shape[0]):
             _widen(slope_ND[n], row_D)
-            _normalise_back(x_ND[n], scale_D, eps, row_D, scale_grad_CD[c])
+            normalise_back(x_ND[n], scale_D, eps, row_D, scale_grad_CD[c])
             for i in range(x_ND.shape[1]):
                 row_D[i] += wide(stream_ND[n, i])
             store(row_D, slope_ND[n])
@@ -138,7 +137,7 @@ def normalise_rows_back(
 def _open_row(gate_M: np.ndarray, up_M: np.ndarray, out_M: np.ndarray) -> None:
     for m in range(out_M.shape[0]):
         gate = wide(gate_M[m])
-        out_M[m] = wide(up_M[m]) * gate / (_ONE + exp(-gate))
+        out_M[m] = wide(up_M[m]) * gate / (ONE + exp(-gate))
 
 
 @njit(fastmath=SUMS, error_model="numpy", cache=True)  # no check for zero below, so that it makes vectors
@@ -152,10 +151,10 @@ def _open_row_back(
 ) -> None:
     for m in range(opened_M.shape[0]):
         gate, up, above = wide(gate_M[m]), wide(up_M[m]), wide(above_M[m])
-        share = _ONE / (_ONE + exp(-gate))
+        share = ONE / (ONE + exp(-gate))
         silu = gate * share
         opened_M[m] = silu * up
-        gate_slope[m] = above * up * (share + silu * (_ONE - share))
+        gate_slope[m] = above * up * (share + silu * (ONE - share))
         up_slope[m] = above * silu
 
 
@@ -210,13 +209,13 @@ def split_heads(
             b, t, angle = n // T, n % T, n % cos_TF.shape[0]
             for h in range(H + G):
                 normalise(qkv_NEK[n, h], scale[h], eps, row_K)
-                rotate(row_K, cos_TF[angle], sin_TF[angle], _ONE)
+                rotate(row_K, cos_TF[angle], sin_TF[angle], ONE)
                 if h < H:
                     store(row_K, q_QK[_place(b, h, t, B, H, G, T)])
                 else:
                     store(row_K, k_PSK[b * G + h - H, t])
             for g in range(G):
-                _copy(qkv_NEK[n, H + G + g], v_PSK[b * G + g, t])
+                copy(qkv_NEK[n, H + G + g], v_PSK[b * G + g, t])
 
 
 @njit(parallel=True, fastmath=SUMS, cache=True)
@@ -243,11 +242,11 @@ def split_heads_back(
             for h in range(H + G):
                 slope_K = q_slope[_place(b, h, t, B, H, G, T)] if h < H else k_slope[b * G + h - H, t]
                 _widen(slope_K, row_K)
-                rotate(row_K, cos_TF[angle], sin_TF[angle], _BACK)
-                _normalise_back(qkv_NEK[n, h], scale[h], eps, row_K, scale_grad[c, h])
+                rotate(row_K, cos_TF[angle], sin_TF[angle], BACK)
+                normalise_back(qkv_NEK[n, h], scale[h], eps, row_K, scale_grad[c, h])
                 store(row_K, qkv_slope[n, h])
             for g in range(G):
-                _copy(v_slope[b * G + g, t], qkv_slope[n, H + G + g])
+                copy(v_slope[b * G + g, t], qkv_slope[n, H + G + g])
 
 
 @njit(fastmath=False, cache=True)
@@ -264,13 +263,13 @@ def softmax(scores: np.ndarray, logsum: np.ndarray, first_BT: np.ndarray, start:
     P, rows, seen = scores.shape
     groups, length = P // first_BT.shape[0], seen - start
     for c in prange(CHUNKS):
-        row_S, lanes = np.empty(seen, np.float32), np.empty(_LANES, np.float32)
+        row_S, lanes = np.empty(seen, np.float32), np.empty(LANES, np.float32)
         for i in _chunk(c, P * rows):
             p, q = i // rows, i % rows
             t = start + q % length
             first, stop = first_BT[p // groups, t], t + 1
             _widen(scores[p, q][first:stop], row_S[first:stop])
-            logsum[p, q] = _weigh(row_S[first:stop], scale, lanes)
+            logsum[p, q] = weigh(row_S[first:stop], scale, lanes)
             _store_seen(row_S, first, stop, scores[p, q])
 
 
@@ -287,10 +286,9 @@ def softmax_back(
             p, q = i // rows, i % rows
             t = start + q % length
             first, stop = first_BT[p // groups, t], t + 1
-            seen_S = slice(first, stop)
-            _weigh_back(
-                scores[p, q][seen_S], slope[p, q][seen_S], scale, logsum[p, q], weight_S[seen_S], slope_S[seen_S]
-            )
+            _widen(scores[p, q][first:stop], weight_S[first:stop])
+            _widen(slope[p, q][first:stop], slope_S[first:stop])
+            weigh_back(weight_S[first:stop], slope_S[first:stop], scale, logsum[p, q])
             _store_seen(weight_S, first, stop, scores[p, q])
             _store_seen(slope_S, first, stop, slope[p, q])
 
@@ -299,7 +297,7 @@ def softmax_back(
 def nll_rows(logits_NV: np.ndarray, labels_N: np.ndarray, nll_N: np.ndarray) -> None:
     """Write the loss in nats, and turn logits into its slope by them; both 0 where the label is -100."""
     for c in prange(CHUNKS):
-        row_V, lanes = np.empty(logits_NV.shape[1], np.float32), np.empty(_LANES, np.float32)
+        row_V, lanes = np.empty(logits_NV.shape[1], np.float32), np.empty(LANES, np.float32)
         for n in _chunk(c, logits_NV.shape[0]):
             label = labels_N[n]
             if label == IGNORED:
@@ -308,6 +306,6 @@ def nll_rows(logits_NV: np.ndarray, labels_N: np.ndarray, nll_N: np.ndarray) -> 
                 continue
             _widen(logits_NV[n], row_V)
             target = row_V[label]
-            nll_N[n] = _weigh(row_V, _ONE, lanes) - target
-            row_V[label] -= _ONE
+            nll_N[n] = weigh(row_V, ONE, lanes) - target
+            row_V[label] -= ONE
             store(row_V, logits_NV[n])

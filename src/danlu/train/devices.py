@@ -8,18 +8,21 @@ import hashlib
 import importlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from danlu.config import DeviceConfig
 from danlu.errors import ConfigError
+from danlu.model import blas
+from danlu.model.blas import Blas
 from danlu.model.layers import Attention, attend
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Names of glibc's mallopt."""
+_CLEARLY = 1.02
 _WORTH_IT = 1.5
 """bf16 is chosen where its matrix product is at least this many times faster than fp32's."""
 
@@ -38,6 +41,7 @@ class Machine:
     micro_batch_tokens: int = 0
     attention: Attention = "sdpa"
     compile: bool = False
+    blas: Blas = "torch"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -60,7 +64,7 @@ def probe(config: DeviceConfig, window: int = 512) -> Machine:
     attention = config.attention
     if attention == "auto":
         attention = faster_attention(DTYPES[precision], window) if device.type == "cpu" else "sdpa"
-    return Machine(
+    machine = Machine(
         device.type,
         precision,
         threads,
@@ -69,6 +73,22 @@ def probe(config: DeviceConfig, window: int = 512) -> Machine:
         attention,
         config.compile == "on",
     )
+    return fused(machine, config) if attention == "fused" and can_fuse() else machine
+
+
+def fused(machine: Machine, config: DeviceConfig) -> Machine:
+    """Return a machine that takes the kernel `fused`, and whose matrix products it does by: as configured, or the
+    faster.
+
+    Raises ConfigError where numpy brings no OpenBLAS along and its products are asked for.
+    """
+    chosen: Blas = "torch"
+    if config.blas == "numpy":
+        _require_openblas()
+        chosen = "numpy"
+    elif config.blas == "auto" and machine.precision == "fp32" and blas.has_openblas():
+        chosen = faster_blas()
+    return replace(machine, attention="fused", blas=chosen)
 
 
 def prepare(machine: Machine, deterministic: bool) -> torch.device:
@@ -76,6 +96,9 @@ def prepare(machine: Machine, deterministic: bool) -> torch.device:
     device = device_of(machine.device)
     if machine.attention == "fused":
         _require_fused(device)
+    if machine.blas == "numpy":
+        _require_openblas()
+    blas.use(machine.blas)
     keep_freed_memory()
     torch.set_num_threads(machine.threads)
     _require_deterministic(device, deterministic)
@@ -102,6 +125,14 @@ def can_fuse() -> bool:
     except (ImportError, RuntimeError, OSError, ValueError, AttributeError):
         return False  # no numba, nowhere to keep what it compiles, or settings of its own under which it cannot
     return True
+
+
+def _require_openblas() -> None:
+    if not blas.has_openblas():
+        raise ConfigError(
+            "device.blas numpy: the numpy installed here has no OpenBLAS of its own, or the extra [fast] is missing. "
+            "Install danlu with it, and numpy from its wheels, or leave device.blas out"
+        )
 
 
 def _require_deterministic(device: torch.device, wanted: bool) -> None:
@@ -156,6 +187,27 @@ def faster_attention(dtype: torch.dtype, window: int) -> Attention:
             attend(q, k, v, kernel=kernel).sum().backward()
             best[kernel] = min(best[kernel], time.perf_counter() - start)
     return min(best, key=lambda kernel: best[kernel])
+
+
+def faster_blas() -> Blas:
+    """Time a product forward and its two backward ones by PyTorch and by OpenBLAS, in turn; return the faster, 0.5 s.
+
+    OpenBLAS is taken only where it is clearly faster.
+    """
+    x_ND, weight_MD, slope_NM = torch.randn(1024, 512), torch.randn(1536, 512), torch.randn(1024, 1536)
+    best: dict[Blas, float] = {"torch": float("inf"), "numpy": float("inf")}
+    before = blas.used()
+    try:
+        for _ in range(9):
+            for library in best:
+                blas.use(library)
+                start = time.perf_counter()
+                for a, b in ((x_ND, weight_MD.mT), (slope_NM, weight_MD), (slope_NM.mT, x_ND)):
+                    blas.product(a, b)
+                best[library] = min(best[library], time.perf_counter() - start)
+    finally:
+        blas.use(before)
+    return "numpy" if best["numpy"] * _CLEARLY < best["torch"] else "torch"
 
 
 def physical_cores() -> int:

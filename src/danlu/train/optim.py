@@ -165,6 +165,9 @@ class Optimizer:
         self.adamw = torch.optim.AdamW(
             [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
         )
+        for _, p in self.rest:  # now, and not amid the first step's tensors, between which it would leave gaps for good
+            moments = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
+            self.adamw.state[p] = {"step": torch.zeros((), device=p.device), **moments}
 
     def set_rate(self, factor: float) -> None:
         """Set every group's learning rate to its peak times `factor`."""
@@ -187,15 +190,14 @@ class Optimizer:
     def reset(self) -> None:
         """Forget gradients and state, as before the first step."""
         self.zero_grad()
-        self.adamw.state.clear()
-        for momentum in self.muon.momenta:
-            momentum.zero_()
+        for tensor in self.tensors().values():
+            tensor.zero_()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every state tensor under a stable name, for the checkpoint."""
         state = self.muon.tensors()
         for name, parameter in self.rest:
-            for key, tensor in self.adamw.state.get(parameter, {}).items():
+            for key, tensor in self.adamw.state[parameter].items():
                 state[f"adamw.{key}.{name}"] = tensor
         return state
 
@@ -209,14 +211,9 @@ class Optimizer:
             momentum.copy_(left.pop(key))
         for name, parameter in self.rest:
             found = {key: left.pop(f"adamw.{key}.{name}", None) for key in ("step", "exp_avg", "exp_avg_sq")}
-            if all(tensor is None for tensor in found.values()) and not any(k.startswith("adamw.") for k in tensors):
-                continue
             if any(tensor is None for tensor in found.values()):
                 raise CheckpointError(f"the optimiser state holds nothing of {name}: it belongs to another run")
-            self.adamw.state[parameter] = {
-                key: tensor.to(parameter.device, copy=True)  # `step` too: the fused kernel wants it there
-                for key, tensor in found.items()
-                if tensor is not None
-            }
+            for key, tensor in found.items():
+                self.adamw.state[parameter][key].copy_(tensor)
         if left:
             raise CheckpointError(f"the optimiser state holds {next(iter(left))}, which this model lacks")

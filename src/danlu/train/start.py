@@ -10,7 +10,7 @@ from torch import nn
 
 from danlu import log
 from danlu.config import TrainConfig, parse_budget
-from danlu.model import Model
+from danlu.model import Model, blas
 from danlu.train import devices, plan, schedule
 from danlu.train.budget import TimeBudget
 from danlu.train.devices import Machine
@@ -28,9 +28,8 @@ def decide(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -> tu
     halvings = _halvings(trial, machine)
     trial = replace(trial, config=schedule.halved(trial.config, halvings))
     machine = replace(machine, micro_batch_tokens=trial.micro_batch_tokens())
-    if _worth_fusing(trial, machine, time_budget) and trial.prefers_fused():
-        machine = replace(machine, attention="fused")
-        cast(Model, trial.model).attention = machine.attention
+    if _worth_fusing(trial, machine, time_budget):
+        machine = _perhaps_fused(trial, machine)
     total, seconds = _total_steps(trial, machine, time_budget)
     if trial.config.device.compile == "auto" and trial.device.type != "cpu":
         seconds = seconds or trial.seconds(machine.micro_batch_tokens)
@@ -40,6 +39,17 @@ def decide(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -> tu
             total, seconds = _total_steps(trial, machine, time_budget)
     why = f"a dry run took {seconds:.3f} s a step" if time_budget else f"budget {trial.config.budget}"
     return plan.first_plan(trial.config, machine, total, why, halvings), trial.model
+
+
+def _perhaps_fused(trial: Trial, machine: Machine) -> Machine:
+    """Have the model take the kernel `fused`, and the machine say so, if a trial is for it."""
+    fused = devices.fused(machine, trial.config.device)
+    blas.use(fused.blas)
+    if not trial.prefers_fused():
+        blas.use(machine.blas)
+        return machine
+    cast(Model, trial.model).attention = fused.attention
+    return fused
 
 
 def compiled(model: nn.Module) -> nn.Module:

@@ -1,0 +1,69 @@
+"""Who computes float32 matrix products of training on a CPU: PyTorch, or the OpenBLAS that numpy brings along.
+
+Which is faster depends on the processor, so that it is measured (`train.devices`) and chosen for the whole process,
+as threads are. OpenBLAS is called from compiled code (extra [fast], see `openblas`).
+
+Shapes: M rows, N columns, K summed over.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Blas = Literal["torch", "numpy"]
+_chosen: Blas = "torch"
+
+
+def use(name: Blas) -> None:
+    """Have products computed by that library from now on. Raises ImportError where it is not here."""
+    global _chosen
+    if name == "numpy":
+        from danlu.model import openblas
+
+        openblas.compute_on_the_calling_thread()
+    _chosen = name
+
+
+def used() -> Blas:
+    """Tell which library computes products."""
+    return _chosen
+
+
+def has_openblas() -> bool:
+    """Tell whether numpy's OpenBLAS can be called here."""
+    try:
+        importlib.import_module("danlu.model.openblas")
+    except (ImportError, RuntimeError, OSError, ValueError, AttributeError):
+        return False  # see `devices.can_fuse`, and another BLAS
+    return True
+
+
+def by_openblas(x: Tensor) -> bool:
+    """Tell whether products of such numbers are OpenBLAS's."""
+    return _chosen == "numpy" and x.dtype == torch.float32 and x.device.type == "cpu"
+
+
+def product(a_MK: Tensor, b_KN: Tensor) -> Tensor:
+    """Compute a·b; without gradients."""
+    if not _fits(a_MK, b_KN):
+        return torch.mm(a_MK, b_KN)
+    from danlu.model import openblas
+
+    return openblas.multiply(a_MK, b_KN, a_MK.new_empty(len(a_MK), b_KN.shape[1]), 0)
+
+
+def add_product(out_MN: Tensor, a_MK: Tensor, b_KN: Tensor) -> Tensor:
+    """Add a·b to `out`, in place, whose type may be wider; without gradients."""
+    if not _fits(a_MK, b_KN):
+        return out_MN.addmm_(a_MK, b_KN) if out_MN.dtype == a_MK.dtype else out_MN.add_(torch.mm(a_MK, b_KN))
+    from danlu.model import openblas
+
+    return openblas.multiply(a_MK, b_KN, out_MN, 1)
+
+
+def _fits(a_MK: Tensor, b_KN: Tensor) -> bool:
+    return by_openblas(a_MK) and all(1 in t.stride() for t in (a_MK, b_KN))

@@ -1,0 +1,81 @@
+"""Products by numpy's OpenBLAS equal PyTorch's, however the matrices lie, on however many threads."""
+
+import pytest
+import torch
+
+from danlu.model import blas
+from danlu.train import devices
+
+
+@pytest.fixture(autouse=True)
+def openblas():
+    blas.use("numpy")
+    yield
+    blas.use("torch")
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def laid_out(rows, columns, way, seed):
+    torch.manual_seed(seed)
+    if way == "rows":
+        return torch.randn(rows, columns)
+    if way == "columns":
+        return torch.randn(columns, rows).mT
+    if way == "part of rows":
+        return torch.randn(rows + 3, columns + 5)[2 : 2 + rows, 1 : 1 + columns]
+    if way == "part of columns":
+        return torch.randn(columns + 3, rows + 5)[2 : 2 + columns, 1 : 1 + rows].mT
+    return torch.randn(rows, 2 * columns)[:, ::2]  # neither lies without gaps: PyTorch's
+
+
+WAYS = ["rows", "columns", "part of rows", "part of columns", "gaps"]
+
+
+@pytest.mark.parametrize("sizes", [(64, 48, 80), (1, 5, 7), (7, 1, 5), (5, 7, 1), (1, 1, 1), (3, 200, 2)])
+@pytest.mark.parametrize("left", WAYS)
+@pytest.mark.parametrize("right", WAYS)
+def test_products(sizes, left, right, threads):
+    M, N, K = sizes
+    a, b = laid_out(M, K, left, 0), laid_out(K, N, right, 1)
+    expected = (a.double() @ b.double()).float()
+    torch.testing.assert_close(blas.product(a, b), expected, rtol=1e-5, atol=1e-5)
+    sum_MN = torch.ones(M, N)
+    assert blas.add_product(sum_MN, a, b) is sum_MN
+    torch.testing.assert_close(sum_MN, expected + 1, rtol=1e-5, atol=1e-5)
+
+
+def test_other_types_are_pytorchs():
+    a, b = torch.randn(4, 5).bfloat16(), torch.randn(5, 6).bfloat16()
+    assert torch.equal(blas.product(a, b), a @ b)
+    assert torch.equal(blas.add_product(torch.ones(4, 6), a, b), 1 + (a @ b).float())
+
+
+def test_nothing_times_nothing():
+    assert blas.product(torch.empty(0, 3), torch.ones(3, 2)).shape == (0, 2)
+    assert torch.equal(blas.product(torch.empty(2, 0), torch.empty(0, 3)), torch.zeros(2, 3))
+
+
+def test_what_is_not_a_number_stays_so():
+    a = torch.full((40, 40), torch.nan)
+    assert blas.product(a, torch.zeros(40, 40)).isnan().all()
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(2.0, "numpy"), (2.99, "torch"), (4.0, "torch")])
+def test_the_clearly_faster_is_chosen(monkeypatch, seconds, expected):
+    blas.use("torch")
+    taken, now = {"torch": 3.0, "numpy": seconds}, [0.0]
+
+    def clock():
+        now[0] += taken[blas.used()]
+        return now[0]
+
+    monkeypatch.setattr(devices.time, "perf_counter", clock)
+    assert devices.faster_blas() == expected
+    assert blas.used() == "torch"
