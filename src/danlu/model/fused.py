@@ -28,7 +28,7 @@ from danlu.types import IGNORED
 if TYPE_CHECKING:
     from danlu.model.qwen3 import Joined
 
-announce(passes.nll_rows, "twenty")
+announce(passes.nll_rows, "thirty")
 
 
 def blocks(
@@ -67,7 +67,7 @@ class _FeedForward(torch.autograd.Function):
         opened_NM = shared.rooms.room("opened", x_ND, len(x_ND), down_DM.shape[1])
         with running():
             passes.open_gates(numbers(gate_up_N2M), numbers(opened_NM))
-        return blas.add_product(x_ND.clone(), opened_NM, down_DM.mT)
+        return blas.add_product(x_ND.clone(memory_format=torch.contiguous_format), opened_NM, down_DM.mT)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -94,7 +94,7 @@ class _Attention(torch.autograd.Function):
         )
         mixed_NHK, logsum = fused_attention.attend(qkv_NEK, qk_scale, shared)
         ctx.save_for_backward(x_ND, norm_D, qkv, qk_scale, o_DHK, qkv_NEK, mixed_NHK, logsum)
-        return blas.add_product(x_ND.clone(), mixed_NHK, o_DHK.mT)
+        return blas.add_product(x_ND.clone(memory_format=torch.contiguous_format), mixed_NHK, o_DHK.mT)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:

@@ -77,8 +77,7 @@ def probe(config: DeviceConfig, window: int = 512) -> Machine:
 
 
 def fused(machine: Machine, config: DeviceConfig) -> Machine:
-    """Return a machine that takes the kernel `fused`, and whose matrix products it does by: as configured, or the
-    faster.
+    """Return a machine that takes the kernel `fused`, and its matrix products by the library configured or faster.
 
     Raises ConfigError where numpy brings no OpenBLAS along and its products are asked for.
     """
