@@ -68,8 +68,10 @@ def trained(backward: Callable[[], object], parameters: list[nn.Parameter]) -> C
 def danlu(ids: Tensor, machine: devices.Machine, preset: str = "small-25m", muon: bool = False) -> Peer:
     micro_batch_tokens = machine.micro_batch_tokens or ids.numel()
     config = check(TrainConfig, read_tables(preset), preset)
-    devices.prepare(machine, deterministic=False)
     model = build_model(config.model, VOCABULARY, ids.shape[1]).to(ids.device)
+    if machine.attention == "fused" and not model.fusible:
+        machine = replace(machine, attention="blocked", blas="torch")
+    devices.prepare(machine, deterministic=False)
     model.compute_dtype, model.attention = machine.dtype, machine.attention
     model.eval()  # no dropout, as in the article computed head by head
     labels = ids.roll(-1, 1)

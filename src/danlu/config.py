@@ -214,7 +214,7 @@ class DeviceConfig(Table):
     blas: Literal["auto", "torch", "numpy"] = Field(
         default="auto",
         description="whose matrix products fused takes in fp32: PyTorch's, or those of numpy's OpenBLAS; "
-        "auto: a trial decides",
+        "auto: a trial decides. Name one where two runs must be equal",
     )
     threads: int = Field(default=0, ge=0, description="CPU threads; 0: the physical cores")
     micro_batch_tokens: int = Field(default=0, ge=0, description="tokens computed at once; 0: chosen at the start")

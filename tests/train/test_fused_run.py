@@ -68,7 +68,7 @@ def test_where_numpy_has_another_blas(shards_folder, tmp_path, monkeypatch, libr
     if library == "auto":
         assert machine_of(train(config)["run"])["blas"] == "torch"
     else:
-        with pytest.raises(ConfigError, match=r"device.blas numpy: .* leave device.blas out"):
+        with pytest.raises(ConfigError, match=r"device.blas numpy: .* begin a run without it"):
             train(config)
 
 
@@ -110,6 +110,16 @@ def test_a_run_begun_with_numba_says_so_where_it_is_missing(shards_folder, tmp_p
     monkeypatch.setitem(sys.modules, "danlu.model.fused", None)
     with pytest.raises(ConfigError, match="numba"):
         train(config, resume=True)
+
+
+def test_a_compiler_that_fails_at_products_is_done_without(monkeypatch):
+    from danlu.model import openblas
+
+    def failing(*args):
+        raise OSError("no space left on the device")
+
+    monkeypatch.setattr(openblas, "multiply", failing)
+    assert (devices.faster_blas(), blas.used()) == ("torch", "torch")
 
 
 def test_a_compiler_that_fails_is_done_without(shards_folder, tmp_path, monkeypatch):

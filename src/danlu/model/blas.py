@@ -19,12 +19,15 @@ _chosen: Blas = "torch"
 
 
 def use(name: Blas) -> None:
-    """Have products computed by that library from now on. Raises ImportError where it is not here."""
+    """Have products computed by that library from now on, numpy's own on one thread while it is numpy's.
+
+    Raises ImportError where it is not here.
+    """
     global _chosen
-    if name == "numpy":
+    if name != _chosen:
         from danlu.model import openblas
 
-        openblas.compute_on_the_calling_thread()
+        openblas.have_threads(name == "torch")
     _chosen = name
 
 
@@ -57,13 +60,13 @@ def product(a_MK: Tensor, b_KN: Tensor) -> Tensor:
 
 
 def add_product(out_MN: Tensor, a_MK: Tensor, b_KN: Tensor) -> Tensor:
-    """Add a·b to `out`, in place, whose type may be wider; without gradients."""
-    if not _fits(a_MK, b_KN):
-        return out_MN.addmm_(a_MK, b_KN) if out_MN.dtype == a_MK.dtype else out_MN.add_(torch.mm(a_MK, b_KN))
+    """Add a·b to `out`, in place; without gradients."""
+    if not _fits(a_MK, b_KN) or not out_MN.is_contiguous():
+        return out_MN.addmm_(a_MK, b_KN)
     from danlu.model import openblas
 
     return openblas.multiply(a_MK, b_KN, out_MN, 1)
 
 
 def _fits(a_MK: Tensor, b_KN: Tensor) -> bool:
-    return by_openblas(a_MK) and all(1 in t.stride() for t in (a_MK, b_KN))
+    return by_openblas(a_MK) and all(1 in t.stride() and 0 not in t.stride() for t in (a_MK, b_KN))

@@ -2,7 +2,7 @@
 
 A stored number is float32, or bfloat16 as the uint16 of its bits; arithmetic is in float32 in either case.
 numba is optional (extra [fast]). It keeps what it compiled until the file of the compiled function changes; what
-uses functions of this one is compiled anew when it changes (`_forget_stale`).
+uses another file's functions is compiled anew when that changes (`_forget_stale`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from danlu.log import say
 SUMS = {"reassoc", "contract", "arcp", "nsz"}
 """What a compiled loop may do with floats: order sums anew, so that they use whole vectors."""
 _THREADS = numba.get_num_threads()  # as many as it has, before anybody asks for fewer
+_CALLED_FROM_OTHERS = "compiled.py", "passes.py", "openblas.py"
 _one_at_a_time = Lock()  # not every threading layer of numba may be called by two threads at once
 _LOWEST, _HIGHEST = np.float32(-87), np.float32(88)
 _PER_LN2, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -161,9 +162,9 @@ def rotate(x_K: np.ndarray, cos: np.ndarray, sin: np.ndarray, direction: Any) ->
 
 
 def _forget_stale() -> None:
-    """Drop what was compiled before this file was last changed, the code of its callers too."""
-    changed = Path(__file__).stat().st_mtime
+    """Drop what was compiled before one of the files was last changed whose functions other files' code holds."""
     with suppress(OSError):
+        changed = max(Path(__file__).with_name(name).stat().st_mtime for name in _CALLED_FROM_OTHERS)
         for index in Path(str(dot.stats.cache_path)).glob("*.nbi"):
             if index.stat().st_mtime < changed:
                 index.unlink(missing_ok=True)

@@ -20,15 +20,13 @@ from torch import Tensor
 
 from danlu.config import Qwen3Config
 from danlu.model import blas, fused_attention, passes
-from danlu.model.compiled import announce, numbers, running
+from danlu.model.compiled import numbers, running
 from danlu.model.fused_attention import Rooms, Shared
 from danlu.model.layers import positions_in_segments, rope_tables
 from danlu.types import IGNORED
 
 if TYPE_CHECKING:
     from danlu.model.qwen3 import Joined
-
-announce(passes.nll_rows, "thirty")
 
 
 def blocks(
@@ -38,6 +36,10 @@ def blocks(
 
     `positions_BT`, or `positions_1T`; a token looks at itself and before it, with `segments_BT` in its own document.
     """
+    from danlu.model import warm  # which imports the model that imports this
+
+    by_openblas = blas.by_openblas(x_BTD)
+    warm.ensure(x_BTD.dtype, "numpy" if by_openblas else "torch")
     c, (B, T) = config, x_BTD.shape[:2]
     tables = rope_tables(positions, c.head_dim, c.rope_theta, torch.float32)
     cos, sin = (numbers(t).reshape(-1, c.head_dim // 2) for t in tables)
@@ -45,7 +47,8 @@ def blocks(
     if segments is not None:
         first = torch.arange(T) - positions_in_segments(segments)
     sizes = c.num_attention_heads, c.num_key_value_heads, np.float32(c.rms_norm_eps)
-    shared = Shared(Rooms(), *sizes, cos, sin, numbers(first))
+    whole = by_openblas and B * c.num_key_value_heads >= torch.get_num_threads()  # a pair is one thread's
+    shared = Shared(Rooms(), whole, *sizes, cos, sin, numbers(first))
     x_ND = x_BTD.flatten(0, 1)
     attention: Any = _Attention.apply
     feed_forward: Any = _FeedForward.apply

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from danlu.model import blas, passes
+from danlu.model import passes
 from danlu.model.compiled import numbers, running
 
 
@@ -32,9 +32,13 @@ class Rooms(dict[str, Tensor]):
 
 
 class Shared(NamedTuple):
-    """What all blocks of a forward share. `first_BT`: the first position that a token may look at."""
+    """What all blocks of a forward share.
+
+    `whole`: attention is compiled as a whole; `first_BT`: the first position that a token may look at.
+    """
 
     rooms: Rooms
+    whole: bool
     heads: int
     groups: int
     eps: np.float32
@@ -74,7 +78,7 @@ def _split(qkv_NEK: Tensor, qk_scale: Tensor, shared: Shared, rooms: Rooms) -> _
 
 def attend(qkv_NEK: Tensor, qk_scale: Tensor, shared: Shared) -> tuple[Tensor, Tensor]:
     """Return what each token's heads found, and of each query the logarithm of its weights' sum."""
-    if blas.by_openblas(qkv_NEK):
+    if shared.whole:
         return _attend_whole(qkv_NEK, qk_scale, shared)
     (B, T), K, G = shared.first_BT.shape, qk_scale.shape[1], shared.groups
     heads = _split(qkv_NEK, qk_scale, shared, shared.rooms)
@@ -95,7 +99,7 @@ def attend_back(
     qkv_NEK: Tensor, qk_scale: Tensor, shared: Shared, logsum: Tensor, mixed_slope: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the slopes of qkv as projected and of the norms' scales."""
-    if blas.by_openblas(qkv_NEK):
+    if shared.whole:
         return _attend_whole_back(qkv_NEK, qk_scale, shared, logsum, mixed_slope)
     (B, T), K, G = shared.first_BT.shape, qk_scale.shape[1], shared.groups
     heads = _split(qkv_NEK, qk_scale, shared, Rooms())

@@ -5,6 +5,7 @@ Shapes: N tokens (B×T flattened), C tokens of a chunk, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,7 +40,8 @@ class _ChunkedNll(torch.autograd.Function):
         wanted = ctx.needs_input_grad[1:3]
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N)
         nll_N = torch.zeros(hidden_ND.shape[0], dtype=torch.float32, device=hidden_ND.device)
-        grads = _Gradients(hidden_ND, weight_VD, bias_V, wanted) if eager else None
+        product = blas.product if compiled else torch.mm
+        grads = _Gradients(hidden_ND, weight_VD, bias_V, wanted, product) if eager else None
         for chunk in _chunks(hidden_ND):
             if compiled and grads is not None:
                 nll_N[chunk] = _fused_chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk)
@@ -68,7 +70,15 @@ class _ChunkedNll(torch.autograd.Function):
 class _Gradients:
     """Gradients of hidden and, where `wanted`, of weight and bias; the weight's is summed in float32."""
 
-    def __init__(self, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, wanted: tuple[bool, bool]):
+    def __init__(
+        self,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        wanted: tuple[bool, bool],
+        product: Callable[[Tensor, Tensor], Tensor] = torch.mm,
+    ):
+        self._product = product
         self.hidden_ND = torch.zeros_like(hidden_ND)
         self.weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wanted[0] else None
         self.bias_V = torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and wanted[1] else None
@@ -76,9 +86,9 @@ class _Gradients:
 
     def add(self, chunk: slice, slope_CV: Tensor, hidden_CD: Tensor, weight_VD: Tensor) -> None:
         """Add a chunk's share; `slope_CV` is the loss's derivative by the logits."""
-        self.hidden_ND[chunk] = blas.product(slope_CV, weight_VD)
+        self.hidden_ND[chunk] = self._product(slope_CV, weight_VD)
         if self.weight_VD is not None:
-            blas.add_product(self.weight_VD, slope_CV.mT, hidden_CD)
+            self.weight_VD += self._product(slope_CV.mT, hidden_CD)
         if self.bias_V is not None:
             self.bias_V += slope_CV.sum(0, dtype=torch.float32)
 

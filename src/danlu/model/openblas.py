@@ -22,8 +22,6 @@ from torch import Tensor
 from danlu.model.compiled import running
 
 _ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112  # cblas.h
-_MOST_CALLERS = 32
-"""At once; OpenBLAS has working memory for twice as many in every build."""
 _SGEMM = "danlu_sgemm"
 _BYTES = 4
 
@@ -38,6 +36,7 @@ def _library() -> ctypes.CDLL:
 
 
 _openblas = _library()
+_THREADS = _openblas.scipy_openblas_get_num_threads64_()
 llvm.add_symbol(_SGEMM, ctypes.cast(_openblas.scipy_cblas_sgemm64_, ctypes.c_void_p).value)
 _flag, _size, _scale, _address = types.int32, types.int64, types.float32, types.uintp
 _sgemm: Any = types.ExternalFunction(
@@ -49,9 +48,9 @@ _sgemm: Any = types.ExternalFunction(
 )
 
 
-def compute_on_the_calling_thread() -> None:
-    """Have OpenBLAS start no threads of its own, for all of this process."""
-    _openblas.scipy_openblas_set_num_threads64_(1)
+def have_threads(of_its_own: bool) -> None:
+    """Have OpenBLAS, in all of this process, use the threads it began with, or none but the calling one."""
+    _openblas.scipy_openblas_set_num_threads64_(_THREADS if of_its_own else 1)
 
 
 @njit(fastmath=False, cache=True)
@@ -91,6 +90,6 @@ def multiply(a_MK: Tensor, b_KN: Tensor, out_MN: Tensor, beta: int) -> Tensor:
     strides = tuple(max(*t.stride(), t.shape[order == _PLAIN]) for t, order in ways)
     addresses = a_MK.data_ptr(), b_KN.data_ptr(), out_MN.data_ptr()
     with running() as threads:
-        parts = max(1, min(threads, _MOST_CALLERS, len(out_MN)))
+        parts = max(1, min(threads, len(out_MN)))
         _multiply(parts, orders, (*out_MN.shape, a_MK.shape[1]), addresses, strides, np.float32(beta))
     return out_MN

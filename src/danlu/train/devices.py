@@ -31,7 +31,7 @@ _WORTH_IT = 1.5
 class Machine:
     """What the probe chose; part of the plan, so that a resumed run computes as the first one did.
 
-    `gemm_flops` is the measured speed of a large matrix product in `precision`, in FLOP/s.
+    `gemm_flops` is the measured speed of PyTorch's large matrix product in `precision`, in FLOP/s, whatever `blas` is.
     """
 
     device: str
@@ -52,7 +52,7 @@ class Machine:
 def probe(config: DeviceConfig, window: int = 512) -> Machine:
     """Choose device, threads, precision and attention kernel by short timed trials; about a second in all.
 
-    The kernel `fused` is chosen by `start.decide`: it takes a quarter of a minute to compile.
+    The kernel `fused` is chosen by `start.decide`: it takes half a minute to compile.
     """
     device = device_of(config.name)
     keep_freed_memory()
@@ -82,10 +82,10 @@ def fused(machine: Machine, config: DeviceConfig) -> Machine:
     Raises ConfigError where numpy brings no OpenBLAS along and its products are asked for.
     """
     chosen: Blas = "torch"
-    if config.blas == "numpy":
+    if machine.precision == "fp32" and config.blas == "numpy":
         _require_openblas()
         chosen = "numpy"
-    elif config.blas == "auto" and machine.precision == "fp32" and blas.has_openblas():
+    elif machine.precision == "fp32" and config.blas == "auto" and blas.has_openblas():
         chosen = faster_blas()
     return replace(machine, attention="fused", blas=chosen)
 
@@ -129,8 +129,8 @@ def can_fuse() -> bool:
 def _require_openblas() -> None:
     if not blas.has_openblas():
         raise ConfigError(
-            "device.blas numpy: the numpy installed here has no OpenBLAS of its own, or the extra [fast] is missing. "
-            "Install danlu with it, and numpy from its wheels, or leave device.blas out"
+            "device.blas numpy: what this run computes with is the OpenBLAS of numpy's wheels, called by numba, which "
+            "are not here. Install danlu with its extra [fast] and numpy 2 from a wheel, or begin a run without it"
         )
 
 
@@ -189,9 +189,9 @@ def faster_attention(dtype: torch.dtype, window: int) -> Attention:
 
 
 def faster_blas() -> Blas:
-    """Time a product forward and its two backward ones by PyTorch and by OpenBLAS, in turn; return the faster, 0.5 s.
+    """Time a product forward and its two backward ones by PyTorch and by OpenBLAS, in turn; return the faster; 1 s.
 
-    OpenBLAS is taken only where it is clearly faster.
+    OpenBLAS is taken only where it is clearly faster, and can be called.
     """
     x_ND, weight_MD, slope_NM = torch.randn(1024, 512), torch.randn(1536, 512), torch.randn(1024, 1536)
     best: dict[Blas, float] = {"torch": float("inf"), "numpy": float("inf")}
@@ -204,6 +204,8 @@ def faster_blas() -> Blas:
                 for a, b in ((x_ND, weight_MD.mT), (slope_NM, weight_MD), (slope_NM.mT, x_ND)):
                     blas.product(a, b)
                 best[library] = min(best[library], time.perf_counter() - start)
+    except (RuntimeError, OSError):
+        return "torch"  # a compiler that fails, a disk with no room for what it makes
     finally:
         blas.use(before)
     return "numpy" if best["numpy"] * _CLEARLY < best["torch"] else "torch"

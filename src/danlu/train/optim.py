@@ -211,6 +211,8 @@ class Optimizer:
             momentum.copy_(left.pop(key))
         for name, parameter in self.rest:
             found = {key: left.pop(f"adamw.{key}.{name}", None) for key in ("step", "exp_avg", "exp_avg_sq")}
+            if all(tensor is None for tensor in found.values()) and not any(k.startswith("adamw.") for k in tensors):
+                continue  # saved before its first step by a danlu that made no state until then
             if any(tensor is None for tensor in found.values()):
                 raise CheckpointError(f"the optimiser state holds nothing of {name}: it belongs to another run")
             for key, tensor in found.items():

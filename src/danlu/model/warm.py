@@ -1,0 +1,69 @@
+"""Compiles what `fused` needs, in a process of its own: `python -m danlu.model.warm float32 numpy`.
+
+What numba has just compiled and what it reads back from its cache may round differently (seen: a norm's rows). A run
+that compiled, and its resumption that did not, would part ways; so every run reads from the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from danlu.config import Qwen3Config
+from danlu.log import say
+from danlu.model import blas, passes
+from danlu.model.qwen3 import Qwen3
+
+_ready: set[tuple[str, str]] = set()
+_INSIDE = "DANLU_COMPILING"
+
+
+def _mark(number: str, library: str) -> Path:
+    return Path(str(passes.nll_rows.stats.cache_path)) / f"fused-{number}-{library}.compiled"
+
+
+def ensure(number: torch.dtype, library: str) -> None:
+    """Have the code for such numbers in numba's cache, before this process first calls any of it.
+
+    Where the other process fails, this one compiles for itself as it goes, and meets the same trouble.
+    """
+    key = (str(number).rpartition(".")[2], library)
+    if key in _ready or _INSIDE in os.environ:
+        return
+    _ready.add(key)
+    mark, changed = _mark(*key), max(path.stat().st_mtime for path in Path(__file__).parent.glob("*.py"))
+    if mark.is_file() and mark.stat().st_mtime >= changed:
+        return
+    say("compiling for this processor, once: about half a minute")
+    with suppress(OSError):
+        command = [sys.executable, "-m", "danlu.model.warm", *key]
+        subprocess.run(command, env=os.environ | {_INSIDE: "1"}, check=False, capture_output=True)
+
+
+def _compile(number: str, library: str) -> None:
+    shape = Qwen3Config(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        intermediate_size=32,
+    )
+    model = Qwen3(shape, 64, 16)
+    model.attention, model.compute_dtype = "fused", getattr(torch, number)
+    torch.set_num_threads(1)  # else one row of one key head is too few for attention as a whole
+    blas.use("numpy" if library == "numpy" else "torch")
+    ids = torch.zeros(1, 16, dtype=torch.int64)
+    nll = model(ids, labels=ids).nll_BT
+    assert nll is not None
+    nll.sum().backward()
+    _mark(number, library).touch()
+
+
+if __name__ == "__main__":
+    _compile(*sys.argv[1:])
