@@ -2,7 +2,8 @@
 
 A stored number is float32, or bfloat16 as the uint16 of its bits; arithmetic is in float32 in either case.
 numba is optional (extra [fast]). It keeps what it compiled until the file of the compiled function changes; what
-uses another file's functions is compiled anew when that changes (`_forget_stale`).
+uses another file's functions is compiled anew when that changes (`_forget_stale`). Only what Python calls is kept: code
+that finds a function it calls in the cache cannot take it apart, and rounds differently than where both are compiled.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def dot(stored: np.ndarray, x: np.ndarray) -> Any:
     return total
 
 
-@njit(fastmath=False, cache=True)  # said, since it would inherit its caller's, and no longer round
+@njit(fastmath=False)  # said, since it would inherit its caller's, and no longer round
 def exp(x: Any) -> Any:
     """Return e^x in float32, to 2e-7 of itself: what a compiler makes vectors of, unlike a call of the C library.
 
@@ -132,7 +133,7 @@ def exp(x: Any) -> Any:
     return series * scale
 
 
-@njit(fastmath=SUMS, cache=True)
+@njit(fastmath=SUMS)
 def inverse_rms(stored: np.ndarray, eps: Any) -> Any:
     """Return 1 over the root of the mean square of stored numbers."""
     total = np.float32(0)
@@ -142,7 +143,7 @@ def inverse_rms(stored: np.ndarray, eps: Any) -> Any:
     return np.float32(1 / math.sqrt(total / np.float32(stored.shape[0]) + eps))
 
 
-@njit(fastmath=SUMS, cache=True)
+@njit(fastmath=SUMS)
 def normalise(stored: np.ndarray, scale: np.ndarray, eps: Any, out: np.ndarray) -> None:
     """Divide stored numbers by their root mean square, then scale; `out`, float32, may be the numbers themselves."""
     inverse = inverse_rms(stored, eps)
@@ -150,7 +151,7 @@ def normalise(stored: np.ndarray, scale: np.ndarray, eps: Any, out: np.ndarray) 
         out[i] = wide(stored[i]) * inverse * scale[i]
 
 
-@njit(fastmath=SUMS, cache=True)
+@njit(fastmath=SUMS)
 def rotate(x_K: np.ndarray, cos: np.ndarray, sin: np.ndarray, direction: Any) -> None:
     """Rotate every pair of channels (i, i + K/2) of float32 numbers by an angle, or back (direction -1), in place."""
     half = x_K.shape[0] // 2

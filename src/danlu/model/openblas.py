@@ -53,13 +53,13 @@ def have_threads(of_its_own: bool) -> None:
     _openblas.scipy_openblas_set_num_threads64_(_THREADS if of_its_own else 1)
 
 
-@njit(fastmath=False, cache=True)
+@njit(fastmath=False)
 def _stride(x_MN: np.ndarray, turned: Any) -> Any:
     """Return the numbers from one row, or if turned column, to the next; of a single one there is no next."""
     return max(x_MN.strides[0] // _BYTES, x_MN.strides[1] // _BYTES, x_MN.shape[0] if turned else x_MN.shape[1])
 
 
-@njit(fastmath=False, cache=True)
+@njit(fastmath=False)
 def product(a_MK: np.ndarray, b_KN: np.ndarray, beta: Any, out_MN: np.ndarray) -> None:
     """Write a·b + beta·out; for compiled code. Rows or columns of a and b, and rows of out, lie without gaps."""
     (M, K), N, one, beta = a_MK.shape, b_KN.shape[1], np.float32(1), np.float32(beta)

@@ -27,12 +27,12 @@ LANES = 16
 _ZERO, ONE, BACK = np.float32(0), np.float32(1), np.float32(-1)
 
 
-@njit(fastmath=False, cache=True)
+@njit(fastmath=False)
 def _chunk(c: Any, rows: Any) -> Any:
     return range(c * rows // CHUNKS, (c + 1) * rows // CHUNKS)
 
 
-@njit(fastmath=False, cache=True)
+@njit(fastmath=False)
 def _highest(row_S: np.ndarray, lanes: np.ndarray) -> Any:
     """Return the largest number; lane by lane, of which a compiler makes vectors."""
     lanes[:] = -np.inf
@@ -49,7 +49,7 @@ def _highest(row_S: np.ndarray, lanes: np.ndarray) -> Any:
     return highest
 
 
-@njit(fastmath=SUMS, cache=True)
+@njit(fastmath=SUMS)
 def weigh(row_S: np.ndarray, scale: Any, lanes: np.ndarray) -> Any:
     """Turn scores into weights; return the logarithm of the sum of their powers."""
     highest, total = _highest(row_S, lanes), _ZERO
@@ -63,7 +63,7 @@ def weigh(row_S: np.ndarray, scale: Any, lanes: np.ndarray) -> Any:
     return highest * scale + np.float32(math.log(total))
 
 
-@njit(fastmath=SUMS, cache=True)
+@njit(fastmath=SUMS)
 def weigh_back(scores_S: np.ndarray, slope_S: np.ndarray, scale: Any, logsum: Any) -> None:
     """Turn a query's scores into weights again, and the weights' slope into the scores'."""
     along = _ZERO
@@ -75,14 +75,14 @@ def weigh_back(scores_S: np.ndarray, slope_S: np.ndarray, scale: Any, logsum: An
         slope_S[s] = scores_S[s] * (slope_S[s] - along) * scale
 
 
-@njit(fastmath=False, cache=True)
+@njit(fastmath=False)
 def copy(stored: np.ndarray, out: np.ndarray) -> None:
     """Write numbers as they are stored; not by a slice's assignment (see `store`)."""
     for i in range(stored.shape[0]):
         out[i] = stored[i]
 
 
-@njit(fastmath=SUMS, cache=True)
+@njit(fastmath=SUMS)
 def _widen(stored: np.ndarray, out: np.ndarray) -> None:
     for i in range(stored.shape[0]):
         out[i] = wide(stored[i])
@@ -98,7 +98,7 @@ def normalise_rows(x_ND: np.ndarray, scale_D: np.ndarray, eps: Any, out_ND: np.n
             store(row_D, out_ND[n])
 
 
-@njit(fastmath=SUMS, cache=True)
+@njit(fastmath=SUMS)
 def normalise_back(
     stored_K: np.ndarray, scale_K: np.ndarray, eps: Any, slope_K: np.ndarray, scale_grad_K: np.ndarray
 ) -> None:
@@ -133,14 +133,14 @@ def normalise_rows_back(
             store(row_D, slope_ND[n])
 
 
-@njit(fastmath=SUMS, error_model="numpy", cache=True)  # no check for zero below, so that it makes vectors
+@njit(fastmath=SUMS, error_model="numpy")  # no check for zero below, so that it makes vectors
 def _open_row(gate_M: np.ndarray, up_M: np.ndarray, out_M: np.ndarray) -> None:
     for m in range(out_M.shape[0]):
         gate = wide(gate_M[m])
         out_M[m] = wide(up_M[m]) * gate / (ONE + exp(-gate))
 
 
-@njit(fastmath=SUMS, error_model="numpy", cache=True)  # no check for zero below, so that it makes vectors
+@njit(fastmath=SUMS, error_model="numpy")  # no check for zero below, so that it makes vectors
 def _open_row_back(
     gate_M: np.ndarray,
     up_M: np.ndarray,
@@ -181,7 +181,7 @@ def open_gates_back(gate_up: np.ndarray, opened_NM: np.ndarray, slope: np.ndarra
             store(both, slope[n])
 
 
-@njit(fastmath=False, cache=True)
+@njit(fastmath=False)
 def _place(b: Any, h: Any, t: Any, B: Any, H: Any, G: Any, T: Any) -> Any:
     """Return a query's row: band after band, in a band by row of the batch, key head, query head, position."""
     start = t // BAND * BAND
@@ -249,7 +249,7 @@ def split_heads_back(
                 copy(v_slope[b * G + g, t], qkv_slope[n, H + G + g])
 
 
-@njit(fastmath=False, cache=True)
+@njit(fastmath=False)
 def _store_seen(row_S: np.ndarray, first: Any, stop: Any, out_S: np.ndarray) -> None:
     """Write what a query sees, and zeros elsewhere."""
     store(row_S[first:stop], out_S[first:stop])

@@ -19,7 +19,7 @@ from danlu.model.openblas import product
 from danlu.model.passes import BACK, BAND, LANES, ONE, copy, normalise_back, weigh, weigh_back
 
 
-@njit(fastmath=SUMS, cache=True)
+@njit(fastmath=SUMS)
 def _turned(
     stored_TEK: np.ndarray, head: Any, scale: np.ndarray, cos: np.ndarray, sin: np.ndarray, eps: Any, out: np.ndarray
 ) -> None:
@@ -29,7 +29,7 @@ def _turned(
         rotate(out[t], cos[t], sin[t], ONE)
 
 
-@njit(fastmath=SUMS, cache=True)
+@njit(fastmath=SUMS)
 def _turned_back(
     stored_TEK: np.ndarray,
     head: Any,
@@ -48,7 +48,7 @@ def _turned_back(
         copy(slope[t], out_TEK[t, head])
 
 
-@njit(fastmath=False, cache=True)
+@njit(fastmath=False)
 def _clear_unseen(row_S: np.ndarray, first: Any, stop: Any) -> None:
     row_S[:first] = 0
     row_S[stop:] = 0
