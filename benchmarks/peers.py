@@ -70,7 +70,7 @@ def danlu(ids: Tensor, machine: devices.Machine, preset: str = "small-25m", muon
     config = check(TrainConfig, read_tables(preset), preset)
     model = build_model(config.model, VOCABULARY, ids.shape[1]).to(ids.device)
     if machine.attention == "fused" and not model.fusible:
-        machine = replace(machine, attention="blocked", blas="torch")
+        machine = machine.unfused()
     devices.prepare(machine, deterministic=False)
     model.compute_dtype, model.attention = machine.dtype, machine.attention
     model.eval()  # no dropout, as in the article computed head by head

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,7 +129,7 @@ def bench_train(options: Train) -> dict[str, Any]:
     if free and model.fusible and devices.can_fuse():
         machine = devices.fused(machine, wanted)
     if machine.attention == "fused" and not model.fusible:
-        machine = replace(machine, attention="blocked", blas="torch")
+        machine = machine.unfused()
     device = devices.prepare(machine, deterministic=False)
     model.to(device)
     model.compute_dtype, model.attention = machine.dtype, machine.attention

@@ -8,7 +8,6 @@ Shapes: M rows, N columns, K summed over.
 
 from __future__ import annotations
 
-import importlib
 from typing import Literal
 
 import torch
@@ -34,15 +33,6 @@ def use(name: Blas) -> None:
 def used() -> Blas:
     """Tell which library computes products."""
     return _chosen
-
-
-def has_openblas() -> bool:
-    """Tell whether numpy's OpenBLAS can be called here."""
-    try:
-        importlib.import_module("danlu.model.openblas")
-    except (ImportError, RuntimeError, OSError, ValueError, AttributeError):
-        return False  # see `devices.can_fuse`, and another BLAS
-    return True
 
 
 def by_openblas(x: Tensor) -> bool:

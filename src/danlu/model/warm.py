@@ -12,22 +12,26 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import llvmlite.binding as llvm
+import numba
 import torch
 
 from danlu.config import Qwen3Config
 from danlu.log import say
 from danlu.model import blas, passes
+from danlu.model.blas import Blas
 from danlu.model.qwen3 import Qwen3
 
-_ready: set[tuple[str, str]] = set()
+_ready: set[tuple[str, Blas]] = set()
 _INSIDE = "DANLU_COMPILING"
 
 
-def _mark(number: str, library: str) -> Path:
-    return Path(str(passes.nll_rows.stats.cache_path)) / f"fused-{number}-{library}.compiled"
+def _mark(number: str, library: Blas) -> Path:
+    made_for = f"{llvm.get_host_cpu_name()}-{sys.implementation.cache_tag}-numba-{numba.__version__}"
+    return Path(str(passes.nll_rows.stats.cache_path)) / f"fused-{number}-{library}-{made_for}.compiled"
 
 
-def ensure(number: torch.dtype, library: str) -> None:
+def ensure(number: torch.dtype, library: Blas) -> None:
     """Have the code for such numbers in numba's cache, before this process first calls any of it.
 
     Where the other process fails, this one compiles for itself as it goes, and meets the same trouble.
@@ -45,7 +49,8 @@ def ensure(number: torch.dtype, library: str) -> None:
         subprocess.run(command, env=os.environ | {_INSIDE: "1"}, check=False, capture_output=True)
 
 
-def _compile(number: str, library: str) -> None:
+def _compile(number: str, library: Blas) -> None:
+    """Learn once by each library: what PyTorch's products need is needed beside OpenBLAS's too, for few rows."""
     shape = Qwen3Config(
         hidden_size=32,
         num_hidden_layers=1,
@@ -57,13 +62,15 @@ def _compile(number: str, library: str) -> None:
     model = Qwen3(shape, 64, 16)
     model.attention, model.compute_dtype = "fused", getattr(torch, number)
     torch.set_num_threads(1)  # else one row of one key head is too few for attention as a whole
-    blas.use("numpy" if library == "numpy" else "torch")
     ids = torch.zeros(1, 16, dtype=torch.int64)
-    nll = model(ids, labels=ids).nll_BT
-    assert nll is not None
-    nll.sum().backward()
+    libraries: tuple[Blas, ...] = ("torch", library)
+    for each in libraries:
+        blas.use(each)
+        nll = model(ids, labels=ids).nll_BT
+        assert nll is not None
+        nll.sum().backward()
     _mark(number, library).touch()
 
 
 if __name__ == "__main__":
-    _compile(*sys.argv[1:])
+    _compile(sys.argv[1], "numpy" if sys.argv[2] == "numpy" else "torch")

@@ -54,6 +54,15 @@ def _clear_unseen(row_S: np.ndarray, first: Any, stop: Any) -> None:
     row_S[stop:] = 0
 
 
+@njit(fastmath=False)
+def _pair(p: Any, qkv_NEK: np.ndarray, cos: np.ndarray, sin: np.ndarray, first_BT: np.ndarray, groups: Any) -> Any:
+    """Return a pair's key head, its row's start, and of that row the heads, the angles, and what may be seen first."""
+    T = first_BT.shape[1]
+    b, start = p // groups, p // groups * T
+    turn = start % cos.shape[0]  # positions are each row's own, or all rows'
+    return p % groups, start, qkv_NEK[start : start + T], cos[turn : turn + T], sin[turn : turn + T], first_BT[b]
+
+
 @njit(parallel=True, fastmath=SUMS, cache=True)
 def attend(
     qkv_NEK: np.ndarray,
@@ -71,11 +80,8 @@ def attend(
     H = E - 2 * G
     R, rows, factor = H // G, min(BAND, T), np.float32(1 / math.sqrt(K))
     for p in prange(B * G):
-        b, g = p // G, p % G
-        own = qkv_NEK[b * T : (b + 1) * T]
-        found, logsum, firsts = mixed_NHK[b * T : (b + 1) * T], logsum_NH[b * T : (b + 1) * T], first_BT[b]
-        turn = b * T % cos.shape[0]  # positions are each row's own, or all rows'
-        cosines, sines = cos[turn : turn + T], sin[turn : turn + T]
+        g, begin, own, cosines, sines, firsts = _pair(p, qkv_NEK, cos, sin, first_BT, G)
+        found, logsum = mixed_NHK[begin : begin + T], logsum_NH[begin : begin + T]
         k, q = np.empty((T, K), np.float32), np.empty((rows, K), np.float32)
         weights, lanes = np.empty((rows, T), np.float32), np.empty(LANES, np.float32)
         _turned(own, H + g, scale, cosines, sines, eps, k)
@@ -112,11 +118,9 @@ def attend_back(
     H = E - 2 * G
     R, rows, factor = H // G, min(BAND, T), np.float32(1 / math.sqrt(K))
     for p in prange(B * G):
-        b, g = p // G, p % G
-        own, out = qkv_NEK[b * T : (b + 1) * T], qkv_slope[b * T : (b + 1) * T]
-        above, logsum, firsts = mixed_slope[b * T : (b + 1) * T], logsum_NH[b * T : (b + 1) * T], first_BT[b]
-        turn = b * T % cos.shape[0]
-        cosines, sines = cos[turn : turn + T], sin[turn : turn + T]
+        g, begin, own, cosines, sines, firsts = _pair(p, qkv_NEK, cos, sin, first_BT, G)
+        above, logsum = mixed_slope[begin : begin + T], logsum_NH[begin : begin + T]
+        out = qkv_slope[begin : begin + T]
         k, k_slope = np.empty((T, K), np.float32), np.zeros((T, K), np.float32)
         q, q_slope = np.empty((rows, K), np.float32), np.empty((rows, K), np.float32)
         weights, slopes = np.empty((rows, T), np.float32), np.empty((rows, T), np.float32)

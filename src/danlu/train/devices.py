@@ -23,6 +23,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Names of glibc's mallopt."""
 _CLEARLY = 1.02
+"""OpenBLAS is chosen where its products are at least so many times faster than PyTorch's."""
 _WORTH_IT = 1.5
 """bf16 is chosen where its matrix product is at least this many times faster than fp32's."""
 
@@ -47,6 +48,10 @@ class Machine:
     def dtype(self) -> torch.dtype:
         """Return the compute type."""
         return DTYPES[self.precision]
+
+    def unfused(self) -> Machine:
+        """Return the machine for a model that the kernel `fused` does nothing for."""
+        return replace(self, attention="blocked", blas="torch")
 
 
 def probe(config: DeviceConfig, window: int = 512) -> Machine:
@@ -85,7 +90,7 @@ def fused(machine: Machine, config: DeviceConfig) -> Machine:
     if machine.precision == "fp32" and config.blas == "numpy":
         _require_openblas()
         chosen = "numpy"
-    elif machine.precision == "fp32" and config.blas == "auto" and blas.has_openblas():
+    elif machine.precision == "fp32" and config.blas == "auto" and has_openblas():
         chosen = faster_blas()
     return replace(machine, attention="fused", blas=chosen)
 
@@ -119,15 +124,24 @@ def _require_fused(device: torch.device) -> None:
 
 def can_fuse() -> bool:
     """Tell whether the kernel `fused` is to be had."""
+    return _can_import("danlu.model.fused")
+
+
+def has_openblas() -> bool:
+    """Tell whether numpy's OpenBLAS can be called here."""
+    return _can_import("danlu.model.openblas")
+
+
+def _can_import(module: str) -> bool:
     try:
-        importlib.import_module("danlu.model.fused")
+        importlib.import_module(module)
     except (ImportError, RuntimeError, OSError, ValueError, AttributeError):
-        return False  # no numba, nowhere to keep what it compiles, or settings of its own under which it cannot
+        return False  # no numba, nowhere to keep what it compiles, settings under which it cannot; another BLAS
     return True
 
 
 def _require_openblas() -> None:
-    if not blas.has_openblas():
+    if not has_openblas():
         raise ConfigError(
             "device.blas numpy: what this run computes with is the OpenBLAS of numpy's wheels, called by numba, which "
             "are not here. Install danlu with its extra [fast] and numpy 2 from a wheel, or begin a run without it"

@@ -132,7 +132,7 @@ class Trainer:
         machine = recorded.machine if recorded else devices.probe(self.config.device, self.config.context)
         if machine.attention == "fused" and not start.fusible(self.model, self.config, machine):
             log.say("device.attention fused: does nothing for this run, which takes blocked")
-            machine = replace(machine, attention="blocked", blas="torch")
+            machine = machine.unfused()
         self.device = devices.prepare(machine, self.config.device.deterministic)
         self.model.to(self.device).train()
         self.model.compute_dtype, self.model.attention = machine.dtype, machine.attention
