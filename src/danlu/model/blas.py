@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from danlu.model.rooms import room
+
 Blas = Literal["torch", "numpy"]
 _chosen: Blas = "torch"
 
@@ -40,19 +42,20 @@ def by_openblas(x: Tensor) -> bool:
     return _chosen == "numpy" and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
-def product(a_MK: Tensor, b_KN: Tensor) -> Tensor:
-    """Compute a·b; without gradients."""
-    if not _fits(a_MK, b_KN):
-        return torch.mm(a_MK, b_KN)
+def product(a_MK: Tensor, b_KN: Tensor, out: Tensor | None = None) -> Tensor:
+    """Compute a·b, into `out` if it is given; without gradients."""
+    out_MN = room(a_MK, len(a_MK), b_KN.shape[1]) if out is None else out
+    if not _fits(a_MK, b_KN) or not out_MN.is_contiguous():
+        return torch.mm(a_MK, b_KN, out=out_MN)
     from danlu.model import openblas
 
-    return openblas.multiply(a_MK, b_KN, a_MK.new_empty(len(a_MK), b_KN.shape[1]), 0)
+    return openblas.multiply(a_MK, b_KN, out_MN, 0)
 
 
 def add_product(out_MN: Tensor, a_MK: Tensor, b_KN: Tensor) -> Tensor:
     """Add a·b to `out`, in place; without gradients."""
     if not _fits(a_MK, b_KN) or not out_MN.is_contiguous():
-        return out_MN.addmm_(a_MK, b_KN)
+        return torch.addmm(out_MN, a_MK, b_KN, out=out_MN)
     from danlu.model import openblas
 
     return openblas.multiply(a_MK, b_KN, out_MN, 1)

@@ -21,8 +21,9 @@ from torch import Tensor
 from danlu.config import Qwen3Config
 from danlu.model import blas, fused_attention, passes
 from danlu.model.compiled import numbers, running
-from danlu.model.fused_attention import Rooms, Shared
+from danlu.model.fused_attention import Shared
 from danlu.model.layers import positions_in_segments, rope_tables
+from danlu.model.rooms import Rooms, copied, room
 from danlu.types import IGNORED
 
 if TYPE_CHECKING:
@@ -70,13 +71,13 @@ class _FeedForward(torch.autograd.Function):
         opened_NM = shared.rooms.room("opened", x_ND, len(x_ND), down_DM.shape[1])
         with running():
             passes.open_gates(numbers(gate_up_N2M), numbers(opened_NM))
-        return blas.add_product(x_ND.clone(memory_format=torch.contiguous_format), opened_NM, down_DM.mT)
+        return blas.add_product(copied(x_ND), opened_NM, down_DM.mT)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, norm_D, gate_up, down_DM, gate_up_N2M = ctx.saved_tensors
         slope_ND = upstream[0].contiguous()
-        opened_NM, gate_up_slope = blas.product(slope_ND, down_DM), torch.empty_like(gate_up_N2M)
+        opened_NM, gate_up_slope = blas.product(slope_ND, down_DM), room(gate_up_N2M, *gate_up_N2M.shape)
         with running():
             passes.open_gates_back(numbers(gate_up_N2M), numbers(opened_NM), numbers(gate_up_slope))
         down_grad = blas.product(slope_ND.mT, opened_NM)
@@ -97,7 +98,7 @@ class _Attention(torch.autograd.Function):
         )
         mixed_NHK, logsum = fused_attention.attend(qkv_NEK, qk_scale, shared)
         ctx.save_for_backward(x_ND, norm_D, qkv, qk_scale, o_DHK, qkv_NEK, mixed_NHK, logsum)
-        return blas.add_product(x_ND.clone(memory_format=torch.contiguous_format), mixed_NHK, o_DHK.mT)
+        return blas.add_product(copied(x_ND), mixed_NHK, o_DHK.mT)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:

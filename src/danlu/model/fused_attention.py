@@ -18,17 +18,7 @@ from torch import Tensor
 
 from danlu.model import passes
 from danlu.model.compiled import numbers, running
-
-
-class Rooms(dict[str, Tensor]):
-    """Memory that each block of a forward uses anew."""
-
-    def room(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """Return a tensor of `like`'s type, with whatever is in it."""
-        wanted = math.prod(shape)
-        if name not in self or len(self[name]) < wanted:
-            self[name] = like.new_empty(wanted)
-        return self[name][:wanted].view(shape)
+from danlu.model.rooms import Rooms, room
 
 
 class Shared(NamedTuple):
@@ -82,7 +72,7 @@ def attend(qkv_NEK: Tensor, qk_scale: Tensor, shared: Shared) -> tuple[Tensor, T
         return _attend_whole(qkv_NEK, qk_scale, shared)
     (B, T), K, G = shared.first_BT.shape, qk_scale.shape[1], shared.groups
     heads = _split(qkv_NEK, qk_scale, shared, shared.rooms)
-    mixed_BTGRK = qkv_NEK.new_empty(B, T, G, shared.heads // G, K)
+    mixed_BTGRK = room(qkv_NEK, B, T, G, shared.heads // G, K)
     logsum_Q = qk_scale.new_empty(len(heads.q_QK))
     for band in reversed(_bands(T)):  # the one that takes most room first
         q, k, v = heads.of_band(band, heads.q_QK), heads.k_PSK[:, : band.stop], heads.v_PSK[:, : band.stop]
@@ -103,19 +93,24 @@ def attend_back(
         return _attend_whole_back(qkv_NEK, qk_scale, shared, logsum, mixed_slope)
     (B, T), K, G = shared.first_BT.shape, qk_scale.shape[1], shared.groups
     heads = _split(qkv_NEK, qk_scale, shared, Rooms())
-    slopes = _Heads(torch.empty_like(heads.q_QK), torch.zeros_like(heads.k_PSK), torch.zeros_like(heads.v_PSK))
+    slopes = _Heads(*(room(t, *t.shape) for t in heads))
+    slopes.k_PSK.zero_()
+    slopes.v_PSK.zero_()
     mixed_BTGRK = mixed_slope.view(B, T, G, shared.heads // G, K)
-    for band in _bands(T):
+    rooms = Rooms()
+    for band in reversed(_bands(T)):
         q, k, v = heads.of_band(band, heads.q_QK), heads.k_PSK[:, : band.stop], heads.v_PSK[:, : band.stop]
         found_slope = mixed_BTGRK[:, band].permute(0, 2, 3, 1, 4).reshape(B * G, -1, K)
-        weights, weights_slope = torch.bmm(q, k.mT), torch.bmm(found_slope, v.mT)
+        weights, weights_slope = (rooms.room(name, q, *q.shape[:2], band.stop) for name in ("weights", "slope"))
+        torch.bmm(q, k.mT, out=weights)
+        torch.bmm(found_slope, v.mT, out=weights_slope)
         with running():
             arrays = numbers(weights), numbers(weights_slope), numbers(heads.of_band(band, logsum)), shared.first_BT
             passes.softmax_back(*arrays, band.start, np.float32(1 / math.sqrt(K)))
         torch.bmm(weights_slope, k, out=heads.of_band(band, slopes.q_QK))
-        slopes.k_PSK[:, : band.stop] += torch.bmm(weights_slope.mT, q)
-        slopes.v_PSK[:, : band.stop] += torch.bmm(weights.mT, found_slope)
-    qkv_slope = torch.empty_like(qkv_NEK)
+        slopes.k_PSK[:, : band.stop].baddbmm_(weights_slope.mT, q)
+        slopes.v_PSK[:, : band.stop].baddbmm_(weights.mT, found_slope)
+    qkv_slope = room(qkv_NEK, *qkv_NEK.shape)
     scale_grad = qk_scale.new_zeros(passes.CHUNKS, *qk_scale.shape)
     with running():
         tables = numbers(qkv_NEK), numbers(qk_scale), shared.cos_TF, shared.sin_TF
@@ -127,7 +122,7 @@ def _attend_whole(qkv_NEK: Tensor, qk_scale: Tensor, shared: Shared) -> tuple[Te
     from danlu.model import whole_attention
 
     N, K = len(qkv_NEK), qk_scale.shape[1]
-    mixed_NHK, logsum_NH = qkv_NEK.new_empty(N, shared.heads, K), qkv_NEK.new_empty(N, shared.heads)
+    mixed_NHK, logsum_NH = room(qkv_NEK, N, shared.heads, K), room(qkv_NEK, N, shared.heads)
     with running():
         whole_attention.attend(*_given(qkv_NEK, qk_scale, shared), numbers(mixed_NHK), numbers(logsum_NH))
     return mixed_NHK.flatten(1), logsum_NH
@@ -139,7 +134,7 @@ def _attend_whole_back(
     from danlu.model import whole_attention
 
     pairs = shared.first_BT.shape[0] * shared.groups
-    qkv_slope = torch.empty_like(qkv_NEK)
+    qkv_slope = room(qkv_NEK, *qkv_NEK.shape)
     scale_grad = qk_scale.new_zeros(pairs, *qk_scale.shape)
     tensors = logsum_NH, mixed_slope.unflatten(1, (shared.heads, -1)), qkv_slope, scale_grad
     with running():

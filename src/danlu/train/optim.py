@@ -10,6 +10,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from danlu.config import OptimConfig
 from danlu.errors import CheckpointError
@@ -145,6 +146,55 @@ class Muon:
         }
 
 
+class AdamW:
+    """PyTorch's fused AdamW in its functional form; vectors are not decayed unless the settings say so.
+
+    `torch.optim.AdamW` does the same, but to make one imports PyTorch's compiler: 56 MB and more than a second.
+    """
+
+    def __init__(self, named: Named, config: OptimConfig):
+        self.lr = self.rate = config.lr
+        self.config, self.named = config, named
+        self.steps = [torch.zeros((), device=p.device) for _, p in named]
+        self.averages, self.square_averages = ([torch.zeros_like(p) for _, p in named] for _ in range(2))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for decays in (True, False):
+            group = [
+                (p, p.grad, *state)
+                for (_, p), *state in zip(self.named, self.averages, self.square_averages, self.steps, strict=True)
+                if p.grad is not None and (p.ndim > 1 or self.config.decay_all) == decays
+            ]
+            parameters, grads, averages, square_averages, steps = ([one[i] for one in group] for i in range(5))
+            adamw(
+                parameters,
+                grads,
+                averages,
+                square_averages,
+                [],
+                steps,
+                fused=True,
+                amsgrad=False,
+                beta1=self.config.betas[0],
+                beta2=self.config.betas[1],
+                lr=self.rate,
+                weight_decay=self.config.weight_decay if decays else 0.0,
+                eps=self.config.eps,
+                maximize=False,
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return counts of steps and both averages by parameter name."""
+        kinds = {"step": self.steps, "exp_avg": self.averages, "exp_avg_sq": self.square_averages}
+        return {
+            f"adamw.{kind}.{name}": tensor
+            for kind, tensors in kinds.items()
+            for (name, _), tensor in zip(self.named, tensors, strict=True)
+        }
+
+
 class Optimizer:
     """The two optimisers as one: one rate factor, one step, one named set of state tensors."""
 
@@ -153,27 +203,14 @@ class Optimizer:
         matrices: Named = model.matrix_parameters() if config.name == "muon" else []
         matrices = [(name, p) for name, p in matrices if p.requires_grad]
         in_muon = {id(p) for _, p in matrices}
-        self.rest = [(name, p) for name, p in named if id(p) not in in_muon]
+        self.parameters = [p for _, p in named]
         self.muon = Muon(matrices, config, muon_dtype)
-        decayed = [p for _, p in self.rest if p.ndim > 1 or config.decay_all]
-        plain = [p for _, p in self.rest if not (p.ndim > 1 or config.decay_all)]
-        groups = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        self.lr = config.lr
-        self.adamw = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
-        )
-        for _, p in self.rest:  # now, and not amid the first step's tensors, between which it would leave gaps for good
-            moments = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
-            self.adamw.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+        self.adamw = AdamW([(name, p) for name, p in named if id(p) not in in_muon], config)
 
     def set_rate(self, factor: float) -> None:
-        """Set every group's learning rate to its peak times `factor`."""
-        self.muon.rate = self.muon.lr * factor
-        for group in self.adamw.param_groups:
-            group["lr"] = self.lr * factor
+        """Set both learning rates to their peaks times `factor`."""
+        for optimizer in (self.muon, self.adamw):
+            optimizer.rate = optimizer.lr * factor
 
     def step(self) -> None:
         """Update all parameters."""
@@ -182,10 +219,8 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Free the gradients."""
-        self.adamw.zero_grad(set_to_none=True)
-        for named in self.muon.groups:
-            for _, parameter in named:
-                parameter.grad = None
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def reset(self) -> None:
         """Forget gradients and state, as before the first step."""
@@ -195,27 +230,17 @@ class Optimizer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every state tensor under a stable name, for the checkpoint."""
-        state = self.muon.tensors()
-        for name, parameter in self.rest:
-            for key, tensor in self.adamw.state[parameter].items():
-                state[f"adamw.{key}.{name}"] = tensor
-        return state
+        return {**self.muon.tensors(), **self.adamw.tensors()}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the state back. Raises CheckpointError, naming a tensor, where the names do not match."""
-        left = dict(tensors)
-        for key, momentum in self.muon.tensors().items():
-            if key not in left:
-                raise CheckpointError(f"the optimiser state holds no {key}: it belongs to another run")
-            momentum.copy_(left.pop(key))
-        for name, parameter in self.rest:
-            found = {key: left.pop(f"adamw.{key}.{name}", None) for key in ("step", "exp_avg", "exp_avg_sq")}
-            if all(tensor is None for tensor in found.values()) and not any(k.startswith("adamw.") for k in tensors):
-                continue  # saved before its first step by a danlu that made no state until then
-            if any(tensor is None for tensor in found.values()):
-                raise CheckpointError(f"the optimiser state holds nothing of {name}: it belongs to another run")
-            for key, tensor in found.items():
-                self.adamw.state[parameter][key].copy_(tensor)
-        if left:
-            raise CheckpointError(f"the optimiser state holds {next(iter(left))}, which this model lacks")
+        mine = self.tensors()
+        if not any(key.startswith("adamw.") for key in tensors):  # saved before a first step, by a danlu that made no
+            mine = self.muon.tensors()  # state of AdamW until then
+        for missing in sorted(mine.keys() - tensors.keys()):
+            raise CheckpointError(f"the optimiser state holds no {missing}: it belongs to another run")
+        for stranger in sorted(tensors.keys() - mine.keys()):
+            raise CheckpointError(f"the optimiser state holds {stranger}, which this model lacks")
+        for key, tensor in mine.items():
+            tensor.copy_(tensors[key])
