@@ -23,7 +23,7 @@ from danlu.model import blas, fused_attention, passes
 from danlu.model.compiled import numbers, running
 from danlu.model.fused_attention import Shared
 from danlu.model.layers import positions_in_segments, rope_tables
-from danlu.model.rooms import Rooms, copied, room
+from danlu.model.rooms import Rooms, copied
 from danlu.types import IGNORED
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class _FeedForward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, norm_D: Tensor, gate_up: Tensor, down_DM: Tensor, shared: Shared) -> Tensor:
-        ctx.eps = shared.eps
+        ctx.eps, ctx.spent = shared.eps, False
         gate_up_N2M = blas.product(_normalised(x_ND, norm_D, shared.eps, shared.rooms), gate_up.mT)
         ctx.save_for_backward(x_ND, norm_D, gate_up, down_DM, gate_up_N2M)
         opened_NM = shared.rooms.room("opened", x_ND, len(x_ND), down_DM.shape[1])
@@ -76,13 +76,16 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, norm_D, gate_up, down_DM, gate_up_N2M = ctx.saved_tensors
+        if ctx.spent:
+            raise RuntimeError("the backward of compiled blocks overwrites what their forward kept: it can run once")
+        ctx.spent = True
         slope_ND = upstream[0].contiguous()
-        opened_NM, gate_up_slope = blas.product(slope_ND, down_DM), room(gate_up_N2M, *gate_up_N2M.shape)
+        opened_NM = blas.product(slope_ND, down_DM)
         with running():
-            passes.open_gates_back(numbers(gate_up_N2M), numbers(opened_NM), numbers(gate_up_slope))
+            passes.open_gates_back(numbers(gate_up_N2M), numbers(opened_NM))
         down_grad = blas.product(slope_ND.mT, opened_NM)
         del opened_NM
-        return *_before(ctx.eps, x_ND, norm_D, gate_up, gate_up_slope, slope_ND), down_grad, None
+        return *_before(ctx.eps, x_ND, norm_D, gate_up, gate_up_N2M, slope_ND), down_grad, None
 
 
 class _Attention(torch.autograd.Function):

@@ -170,15 +170,15 @@ def open_gates(gate_up: np.ndarray, opened_NM: np.ndarray) -> None:
 
 
 @njit(parallel=True, fastmath=SUMS, cache=True)
-def open_gates_back(gate_up: np.ndarray, opened_NM: np.ndarray, slope: np.ndarray) -> None:
-    """Turn the slope of opened gates into that of gate and up, and put in its place the opened gates themselves."""
+def open_gates_back(gate_up: np.ndarray, opened_NM: np.ndarray) -> None:
+    """Turn gate and up into their slope, and the slope of opened gates, by which that is found, into the gates."""
     M = opened_NM.shape[1]
     for c in prange(CHUNKS):
         opened_M, both = np.empty(M, np.float32), np.empty(2 * M, np.float32)
         for n in _chunk(c, opened_NM.shape[0]):
             _open_row_back(gate_up[n][:M], gate_up[n][M:], opened_NM[n], opened_M, both[:M], both[M:])
             store(opened_M, opened_NM[n])
-            store(both, slope[n])
+            store(both, gate_up[n])
 
 
 @njit(fastmath=False)

@@ -69,7 +69,7 @@ def _compile(number: str, library: Blas) -> None:
         nll = model(ids, labels=ids).nll_BT
         assert nll is not None
         nll.sum().backward()
-    _mark(number, library).touch()
+        _mark(number, each).touch()
 
 
 if __name__ == "__main__":
