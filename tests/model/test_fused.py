@@ -99,6 +99,16 @@ def test_a_label_that_is_no_entry_is_refused(label):
         chunked_nll(hidden, weight, None, torch.tensor([[1, -100, label, 0]]), compiled=True)
 
 
+def test_a_backward_is_done_once():
+    model = random_qwen3("grouped")
+    model.attention = "fused"
+    ids = torch.zeros(1, 20, dtype=torch.int64)
+    loss = model(ids, labels=ids).nll_BT.sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        loss.backward()
+
+
 def test_what_a_backward_needs_outlives_the_next_forward():
     """Two forwards, then their backwards: scratch memory is shared within a forward only."""
     model = random_qwen3("grouped")

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from danlu.config import ArticleConfig, Qwen3Config
 from danlu.model import build_model, kernels, loss
 from danlu.model.kernels import causal_attention, rms_norm, rotate, swiglu
+from danlu.model.layers import document_mask
 from danlu.model.loss import chunked_nll
 
 
@@ -70,14 +71,28 @@ def test_rotation():
 
 @pytest.mark.parametrize("T", [1, 7, 128, 129, 300])
 @pytest.mark.parametrize(("H", "G"), [(4, 4), (6, 2), (2, 1)])
-def test_blocked_attention(T, H, G):
+@pytest.mark.parametrize("starts", [None, 0.0, 0.02, 1.0])
+def test_blocked_attention(T, H, G, starts):
+    """`starts`: of tokens, the share with which a document begins, that sees nothing of those before."""
     torch.manual_seed(0)
     q, k, v = torch.randn(2, H, T, 8), torch.randn(2, G, T, 8), torch.randn(2, G, T, 8)
+    mask = None if starts is None else document_mask((torch.rand(2, T) < starts).cumsum(1))
 
     def reference(q, k, v):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=True)
 
-    assert_same(causal_attention, reference, (q, k, v))
+    assert_same(lambda q, k, v: causal_attention(q, k, v, mask), reference, (q, k, v))
+
+
+@pytest.mark.parametrize("starts", [60, 200])
+def test_blocked_attention_meets_no_key_that_nobody_may_see(starts):
+    """A block of queries begins with the document that its first query is in."""
+    q = torch.randn(1, 2, 256, 8, requires_grad=True)
+    mask = document_mask((torch.arange(256) >= starts).long()[None])
+    with FlopCounterMode(display=False) as counted:
+        causal_attention(q, q, q, mask)
+    keys = 128 + (256 - starts if starts < 128 else 256)
+    assert counted.get_total_flops() == 2 * 2 * 128 * keys * 8 * 2
 
 
 @pytest.mark.parametrize("bias", [True, False])

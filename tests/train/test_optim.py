@@ -1,6 +1,8 @@
 """Optimisers against independent routes: SVD for Muon's update, PyTorch's own AdamW for the rest."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -112,6 +114,29 @@ def test_state_taken_back_continues_bit_for_bit(name):
     fresh.load(saved)
     trained(config, 3, twin, fresh, first=3)
     assert all(torch.equal(value, whole.state_dict()[key]) for key, value in twin.state_dict().items())
+
+
+def test_state_without_adamws_is_that_of_a_run_before_its_first_step():
+    optimizer = Optimizer(Blocks(), OptimConfig())
+    tensors = {key: value.clone() for key, value in optimizer.tensors().items() if key.startswith("muon")}
+    optimizer.load(tensors)
+    assert not any(value.any() for value in optimizer.tensors().values())
+
+
+def test_an_optimiser_does_without_pytorchs_compiler():
+    """It is 56 MB, and a second of every start."""
+    code = """
+import sys, torch
+from danlu.config import OptimConfig, Qwen3Config
+from danlu.model import build_model
+from danlu.train.optim import Optimizer
+model = build_model(Qwen3Config(num_hidden_layers=1), 20, 8)
+optimizer, ids = Optimizer(model, OptimConfig()), torch.zeros(1, 8, dtype=torch.int64)
+model(ids, labels=ids).nll_BT.sum().backward()
+optimizer.step()
+print("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_foreign_state_is_refused_by_name():

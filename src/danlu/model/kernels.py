@@ -115,42 +115,53 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 class _CausalAttention(torch.autograd.Function):
-    """Softmax attention in blocks of queries, each against the keys up to its end; keeps the probabilities."""
+    """Softmax attention in blocks of queries, each against the keys up to its end; keeps the probabilities.
+
+    With a mask a block leaves out the keys before the first that any of its queries may look at.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
+    def forward(ctx: Any, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, mask_B1TT: Tensor | None) -> Tensor:
         B, H, T, K = q_BHTK.shape
         G = k_BGTK.shape[1]
         q, k, v = q_BHTK.reshape(B, G, H // G, T, K), k_BGTK.reshape(B * G, T, K), v_BGTK.reshape(B * G, T, K)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        weights = []
+        weights, ctx.lows = [], []
         for start in range(0, T, _BLOCK):
-            stop = min(start + _BLOCK, T)
+            stop, low = min(start + _BLOCK, T), 0
             q_block = _merged(q[:, :, :, start:stop]) * (1 / math.sqrt(K))
-            scores = torch.bmm(q_block, k[:, :stop].mT)
-            future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=q.device).triu_(1)
-            scores.unflatten(1, (H // G, -1))[..., start:].masked_fill_(future, -torch.inf)
+            if mask_B1TT is None:
+                scores = torch.bmm(q_block, k[:, :stop].mT)
+                future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=q.device).triu_(1)
+                scores.unflatten(1, (H // G, -1))[..., start:].masked_fill_(future, -torch.inf)
+            else:
+                mask = mask_B1TT[:, :, start:stop, :stop]
+                low = int(mask.flatten(0, 2).any(0).byte().argmax())
+                scores = torch.bmm(q_block, k[:, low:stop].mT)
+                unseen = mask[:, :, None, :, low:].logical_not()
+                scores.view(B, G, H // G, stop - start, -1).masked_fill_(unseen, -torch.inf)
             weight = torch.softmax(scores, -1)
-            out[:, :, :, start:stop] = torch.bmm(weight, v[:, :stop]).view(B, G, H // G, stop - start, K)
+            out[:, :, :, start:stop] = torch.bmm(weight, v[:, low:stop]).view(B, G, H // G, stop - start, K)
             weights.append(weight)
+            ctx.lows.append(low)
         ctx.save_for_backward(q, k, v, *weights)
         return out.view(B, H, T, K)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *weights = ctx.saved_tensors
         B, G, R, T, K = q.shape
         g = upstream[0].reshape(B, G, R, T, K)
         q_grad, k_grad, v_grad = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for start, weight in zip(range(0, T, _BLOCK), weights, strict=True):
+        for start, low, weight in zip(range(0, T, _BLOCK), ctx.lows, weights, strict=True):
             stop = min(start + _BLOCK, T)
             g_block, q_block = _merged(g[:, :, :, start:stop]), _merged(q[:, :, :, start:stop])
-            v_grad[:, :stop] += torch.bmm(weight.mT, g_block)
-            weight_grad = torch.bmm(g_block, v[:, :stop].mT)
+            v_grad[:, low:stop] += torch.bmm(weight.mT, g_block)
+            weight_grad = torch.bmm(g_block, v[:, low:stop].mT)
             slope = torch.ops.aten._softmax_backward_data(weight_grad, weight, -1, weight.dtype).mul_(1 / math.sqrt(K))
-            q_grad[:, :, :, start:stop] = torch.bmm(slope, k[:, :stop]).view(B, G, R, stop - start, K)
-            k_grad[:, :stop] += torch.bmm(slope.mT, q_block)
-        return q_grad.view(B, G * R, T, K), k_grad.view(B, G, T, K), v_grad.view(B, G, T, K)
+            q_grad[:, :, :, start:stop] = torch.bmm(slope, k[:, low:stop]).view(B, G, R, stop - start, K)
+            k_grad[:, low:stop] += torch.bmm(slope.mT, q_block)
+        return q_grad.view(B, G * R, T, K), k_grad.view(B, G, T, K), v_grad.view(B, G, T, K), None
 
 
 def _merged(x_BGRNK: Tensor) -> Tensor:
@@ -158,13 +169,14 @@ def _merged(x_BGRNK: Tensor) -> Tensor:
     return x_BGRNK.flatten(2, 3).flatten(0, 1)
 
 
-def causal_attention(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
+def causal_attention(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, mask_B1TT: Tensor | None = None) -> Tensor:
     """Compute softmax(q kᵀ/√K + causal mask) v, groups of H/G query heads sharing a key head.
 
+    A mask given says instead where a token may look: at itself, and before it at some or all.
     In training on a CPU this is faster than the fused kernel, whose backward is slow there; it keeps
     B·H·T²/2 probabilities for the backward.
     """
-    return _CausalAttention.apply(q_BHTK, k_BGTK, v_BGTK)  # pyright: ignore[reportReturnType]
+    return _CausalAttention.apply(q_BHTK, k_BGTK, v_BGTK, mask_B1TT)  # pyright: ignore[reportReturnType]
 
 
 def pack(weight_NK: Tensor) -> Tensor:

@@ -156,12 +156,12 @@ def attend(
 ) -> Tensor:
     """Scaled dot-product attention, causal where no mask is given; H/G query heads share a key head.
 
-    Any other kernel than "sdpa" is `kernels.causal_attention` where it applies: training without a mask, in eager
-    mode.
+    Any other kernel than "sdpa" is `kernels.causal_attention` where it applies: training, in eager mode; a mask is
+    causal then.
     """
     eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    if kernel != "sdpa" and mask is None and not dropout and eager:
-        return kernels.causal_attention(q_BHTK, k_BGSK, v_BGSK)
+    if kernel != "sdpa" and not dropout and eager and q_BHTK.shape[2] == k_BGSK.shape[2]:
+        return kernels.causal_attention(q_BHTK, k_BGSK, v_BGSK, mask)
     if q_BHTK.shape[2] == 1:  # heads that share a key head look at the same keys, as if they were tokens of one head
         q_BGNK = q_BHTK.view(len(q_BHTK), k_BGSK.shape[1], -1, q_BHTK.shape[3])
         return F.scaled_dot_product_attention(q_BGNK, k_BGSK, v_BGSK, attn_mask=mask, dropout_p=dropout).view_as(q_BHTK)

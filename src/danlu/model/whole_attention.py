@@ -1,6 +1,7 @@
 """Causal attention in training, compiled as a whole: a pair of row and key head is one thread's, all in its cache.
 
 What it computes is what `fused_attention` does by PyTorch's products; here products are `openblas`'s, float32 alone.
+A band of queries meets no key before the document that it begins in.
 
 Shapes: N tokens (B rows of T), H query heads, G key/value heads, E = H + 2G heads as projected, K channels of a head,
 F = K/2 pairs of channels, P = B·G pairs, R = H/G query heads of a pair, Q queries of a band, S keys.
@@ -87,16 +88,16 @@ def attend(
         _turned(own, H + g, scale, cosines, sines, eps, k)
         for h in range(R * g, R * (g + 1)):
             for start in range(0, T, BAND):
-                stop = min(start + BAND, T)
-                band, scores = q[: stop - start], weights[: stop - start, :stop]
+                low, stop = firsts[start], min(start + BAND, T)
+                band, scores = q[: stop - start], weights[: stop - start, : stop - low]
                 _turned(own[start:stop], h, scale, cosines[start:stop], sines[start:stop], eps, band)
-                product(band, k[:stop].T, 0, scores)
+                product(band, k[low:stop].T, 0, scores)
                 for i in range(stop - start):
-                    first, end = firsts[start + i], start + i + 1
+                    first, end = firsts[start + i] - low, start + i + 1 - low
                     row = weights[i]  # without gaps, as the compiler can see, unlike a row of `scores`
                     logsum[start + i, h] = weigh(row[first:end], factor, lanes)
-                    _clear_unseen(row[:stop], first, end)
-                product(scores, own[:stop, H + G + g], 0, found[start:stop, h])
+                    _clear_unseen(row[: stop - low], first, end)
+                product(scores, own[low:stop, H + G + g], 0, found[start:stop, h])
 
 
 @njit(parallel=True, fastmath=SUMS, cache=True)
@@ -130,21 +131,21 @@ def attend_back(
         _turned(own, H + g, scale, cosines, sines, eps, k)
         for h in range(R * g, R * (g + 1)):
             for start in range(0, T, BAND):
-                stop = min(start + BAND, T)
+                low, stop = firsts[start], min(start + BAND, T)
                 n, given, angles = stop - start, own[start:stop], (cosines[start:stop], sines[start:stop])
                 band, band_above, band_slope = q[:n], above[start:stop, h], q_slope[:n]
-                band_weights, band_slopes = weights[:n, :stop], slopes[:n, :stop]
+                band_weights, band_slopes = weights[:n, : stop - low], slopes[:n, : stop - low]
                 _turned(given, h, scale, *angles, eps, band)
-                product(band, k[:stop].T, 0, band_weights)
-                product(band_above, v[:stop].T, 0, band_slopes)
+                product(band, k[low:stop].T, 0, band_weights)
+                product(band_above, v[low:stop].T, 0, band_slopes)
                 for i in range(n):
-                    first, end = firsts[start + i], start + i + 1
+                    first, end = firsts[start + i] - low, start + i + 1 - low
                     seen, aside = weights[i], slopes[i]
                     weigh_back(seen[first:end], aside[first:end], factor, logsum[start + i, h])
-                    _clear_unseen(seen[:stop], first, end)
-                    _clear_unseen(aside[:stop], first, end)
-                product(band_weights.T, band_above, 1, v_slope[:stop])
-                product(band_slopes.T, band, 1, k_slope[:stop])
-                product(band_slopes, k[:stop], 0, band_slope)
+                    _clear_unseen(seen[: stop - low], first, end)
+                    _clear_unseen(aside[: stop - low], first, end)
+                product(band_weights.T, band_above, 1, v_slope[low:stop])
+                product(band_slopes.T, band, 1, k_slope[low:stop])
+                product(band_slopes, k[low:stop], 0, band_slope)
                 _turned_back(given, h, scale, *angles, eps, band_slope, scale_grad[p], out[start:stop])
         _turned_back(own, H + g, scale, cosines, sines, eps, k_slope, scale_grad[p], out)
