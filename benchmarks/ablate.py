@@ -106,14 +106,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 def preset_table() -> str:
     """Return a Markdown table of what the presets train with."""
     configs = {name: check(TrainConfig, read_tables(name), name) for name in PRESETS}
-    rows: dict[str, list[str]] = {"parameters": [], "embedding": [], "context": [], "tokens a step": []}
-    rows |= {f"optim.{key}": [] for key in ("name", *_SHOWN)} | {"schedule": []}
+    rows: dict[str, list[str]] = {"parameters": [], "embedding": [], "context": [], "documents apart": []}
+    rows |= {"tokens a step": []} | {f"optim.{key}": [] for key in ("name", *_SHOWN)} | {"schedule": []}
     for config in configs.values():
         model, optim, schedule = build_model(config.model, _VOCABULARY, config.context), config.optim, config.schedule
         rows["parameters"].append(f"{sum(p.numel() for p in model.parameters()):,}")
         rows["embedding"].append(config.embedding)
         stretches = [f"{s.window} to {s.until:.0%}" for s in schedule.stretches]
         rows["context"].append(", then ".join([*stretches, f"{config.context}"]))
+        rows["documents apart"].append({"auto": "on a CPU", True: "yes", False: "no"}[config.document_mask])
         sizes = [s.batch_tokens for s in schedule.stretches] + [config.batch_tokens]
         rows["tokens a step"].append(", then ".join(f"{size:,}" for size in dict.fromkeys(sizes)))
         for key in ("name", *_SHOWN):

@@ -311,7 +311,9 @@ class TrainConfig(RunConfig):
     packing: Packing = Field(
         default="packed", description="packed: windows over the joined documents; padded: a document a row"
     )
-    document_mask: bool = Field(default=False, description="packed: attend only within a document")
+    document_mask: bool | Literal["auto"] = Field(
+        default=False, description="packed: attend only within a document; auto: on a CPU, where that costs nothing"
+    )
     prompts: tuple[str, ...] = Field(default=("珠穆朗玛峰是",), strict=False, description="continued by every sample")
     model: Annotated[ModelConfig, Field(discriminator="model_type")] = Qwen3Config()
 
@@ -354,6 +356,6 @@ class TrainConfig(RunConfig):
         untils = [s.until for s in self.schedule.stretches]
         if untils != sorted(set(untils)):
             raise ValueError("schedule.stretches: each `until` must be larger than the one before")
-        if self.packing == "padded" and (self.schedule.stretches or self.document_mask):
+        if self.packing == "padded" and (self.schedule.stretches or self.document_mask is True):
             raise ValueError('packing "padded" goes with neither schedule.stretches nor document_mask')
         return self

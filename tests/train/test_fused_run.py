@@ -72,6 +72,14 @@ def test_where_numpy_has_another_blas(shards_folder, tmp_path, monkeypatch, libr
             train(config)
 
 
+@pytest.mark.parametrize("other", [{"attention": "blocked"}, {"precision": "bf16"}])
+def test_numpys_products_are_for_the_kernel_in_fp32(shards_folder, tmp_path, other):
+    config = settings(shards_folder, tmp_path / "run", "3 steps", device={**FUSED, "blas": "numpy", **other})
+    with pytest.raises(ConfigError, match=r"device.blas numpy: .* or leave it out"):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("seconds", "faster", "kernel"), [(1e9, True, "blocked"), (0, True, "fused"), (0, False, "blocked")]
 )

@@ -1,6 +1,7 @@
 """What a run decides before its first step: batches halved where the budget is small."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from danlu import train
 from danlu.config import TrainConfig
 from danlu.configure import check, read_tables
 from danlu.train import schedule, start
+from danlu.train.devices import Machine
 
 LARGE = {
     "batch_tokens": 512,
@@ -73,6 +75,30 @@ def test_resume_keeps_the_batches(shards_folder, tmp_path, smaller_batches, monk
     stopped_after(monkeypatch, config, 15)
     monkeypatch.setattr(schedule, "halvings", lambda config, tokens: 0)  # as if it would now be decided otherwise
     assert_same_run(straight, train(config, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("told", "packing", "expected"),
+    [("auto", "packed", True), ("auto", "padded", False), (True, "packed", True), (False, "packed", False)],
+)
+def test_documents_are_kept_apart_where_that_costs_nothing(shards_folder, tmp_path, told, packing, expected):
+    done = train(settings(shards_folder, tmp_path / "run", "2 steps", document_mask=told, packing=packing))
+    assert [v["batches"]["document_mask"] for v in plan_of(done["run"])["versions"]] == [expected]
+
+
+def test_on_an_accelerator_documents_are_not_kept_apart():
+    config, machine = check(TrainConfig, {}, "test"), Machine("cuda", "bf16", 1, 1e12)
+    assert start.masks_for_nothing(config, replace(machine, device="cpu"))
+    assert not start.masks_for_nothing(config, machine)
+
+
+def test_resume_keeps_documents_apart_as_they_were(shards_folder, tmp_path, monkeypatch):
+    straight = train(settings(shards_folder, tmp_path / "a", document_mask="auto"))
+    config = settings(shards_folder, tmp_path / "b", document_mask="auto")
+    stopped_after(monkeypatch, config, 5)
+    monkeypatch.setattr(start, "masks_for_nothing", lambda config, machine: False)  # as if on another machine
+    assert_same_run(straight, train(config, resume=True))
+    assert_same_run(straight, train(settings(shards_folder, tmp_path / "c", document_mask=True)))
 
 
 def test_a_run_goes_on_that_began_before_its_preset_had_a_setting(

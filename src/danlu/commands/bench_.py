@@ -130,6 +130,7 @@ def bench_train(options: Train) -> dict[str, Any]:
         machine = devices.fused(machine, wanted)
     if machine.attention == "fused" and not model.fusible:
         machine = machine.unfused()
+    devices.require_blas(machine, wanted)
     device = devices.prepare(machine, deterministic=False)
     model.to(device)
     model.compute_dtype, model.attention = machine.dtype, machine.attention

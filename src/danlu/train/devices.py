@@ -122,6 +122,16 @@ def _require_fused(device: torch.device) -> None:
         )
 
 
+def require_blas(machine: Machine, config: DeviceConfig) -> None:
+    """Raise ConfigError where numpy's products are asked for, and this run has no use for them."""
+    if config.blas == "numpy" and machine.blas != "numpy":
+        raise ConfigError(
+            f"device.blas numpy: is for fp32 with device.attention fused, and this would compute in "
+            f"{machine.precision} with {machine.attention}. Say --device.precision fp32 --device.attention fused, "
+            f"or leave it out"
+        )
+
+
 def can_fuse() -> bool:
     """Tell whether the kernel `fused` is to be had."""
     return _can_import("danlu.model.fused")

@@ -83,4 +83,4 @@ def batch_plan(config: TrainConfig, total_steps: int, before: BatchPlan | None =
         old = [s.start for s in before.stretches]
         starts = [was if was <= at_step else max(now, at_step) for was, now in zip(old, starts, strict=True)]
     stretches = tuple(Stretch(start, *size) for start, size in zip(starts, sizes, strict=True))
-    return BatchPlan(config.context, stretches, config.packing, config.document_mask)
+    return BatchPlan(config.context, stretches, config.packing, config.document_mask is True)

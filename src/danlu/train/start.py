@@ -30,6 +30,7 @@ def decide(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -> tu
     machine = replace(machine, micro_batch_tokens=trial.micro_batch_tokens())
     if _worth_fusing(trial, machine, time_budget):
         machine = _perhaps_fused(trial, machine)
+    devices.require_blas(machine, trial.config.device)
     total, seconds = _total_steps(trial, machine, time_budget)
     if trial.config.device.compile == "auto" and trial.device.type != "cpu":
         seconds = seconds or trial.seconds(machine.micro_batch_tokens)
@@ -84,6 +85,11 @@ def _expected_speed(trial: Trial, machine: Machine) -> float:
     """Estimate tokens a second."""
     flops = cast(Model, trial.model).flops_per_token(trial.config.context)
     return _EXPECTED_SHARE[trial.device.type == "cpu"] * machine.gemm_flops / flops
+
+
+def masks_for_nothing(config: TrainConfig, machine: Machine) -> bool:
+    """Tell whether keeping documents apart costs no time: an accelerator's fast kernels take no mask."""
+    return machine.device == "cpu" and config.packing == "packed"
 
 
 def fusible(model: Model, config: TrainConfig, machine: Machine) -> bool:

@@ -134,6 +134,9 @@ class Trainer:
             log.say("device.attention fused: does nothing for this run, which takes blocked")
             machine = machine.unfused()
         self.device = devices.prepare(machine, self.config.device.deterministic)
+        if self.config.document_mask == "auto":
+            masked = recorded.at(0).batches.document_mask if recorded else start.masks_for_nothing(self.config, machine)
+            self.config = self.config.model_copy(update={"document_mask": masked})
         self.model.to(self.device).train()
         self.model.compute_dtype, self.model.attention = machine.dtype, machine.attention
         if state is None and self.start is not None:
