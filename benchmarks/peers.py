@@ -69,7 +69,7 @@ def danlu(ids: Tensor, machine: devices.Machine, preset: str = "small-25m", muon
     micro_batch_tokens = machine.micro_batch_tokens or ids.numel()
     config = check(TrainConfig, read_tables(preset), preset)
     model = build_model(config.model, VOCABULARY, ids.shape[1]).to(ids.device)
-    if machine.attention == "fused" and not model.fusible:
+    if not model.fusible:
         machine = machine.unfused()
     devices.prepare(machine, deterministic=False)
     model.compute_dtype, model.attention = machine.dtype, machine.attention

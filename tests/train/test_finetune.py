@@ -159,9 +159,11 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(base, questions, prefer
 
 
 def test_of_preferences_it_learns_to_tell_chosen_from_rejected(base, preferences, tmp_path, capsys):
-    flags = ["--objective", "dpo", "--optim.lr", "1e-3", "--optim.muon-lr", "2e-3"]
+    flags = ["--objective", "dpo", "--optim.lr", "1e-3", "--optim.muon-lr", "2e-3", "--device.attention", "blocked"]
     done = printed(capsys, tuned(base, preferences, tmp_path / "run", *flags, budget="30 steps"))
     first, *_, last = [row for row in log.read_metrics(Path(done["run"])) if row["kind"] == "eval"]
+    machine = json.loads((Path(done["run"]) / "plan.json").read_text())["machine"]
+    assert machine["attention"] == "sdpa"  # as the reference's
     assert (first["preferred"], first["kl_nats_per_token"]) == (0.5, pytest.approx(0, abs=1e-6))
     assert first["loss_nats_per_pair"] == pytest.approx(math.log(2), rel=1e-4)
     assert last["preferred"] > 0.95

@@ -128,7 +128,7 @@ def bench_train(options: Train) -> dict[str, Any]:
     free = options.attention == "auto" and machine.device == "cpu" and not options.compile
     if free and model.fusible and devices.can_fuse():
         machine = devices.fused(machine, wanted)
-    if machine.attention == "fused" and not model.fusible:
+    if not model.fusible:
         machine = machine.unfused()
     devices.require_blas(machine, wanted)
     device = devices.prepare(machine, deterministic=False)

@@ -51,7 +51,7 @@ class Machine:
 
     def unfused(self) -> Machine:
         """Return the machine for a model that the kernel `fused` does nothing for."""
-        return replace(self, attention="blocked", blas="torch")
+        return replace(self, attention="blocked", blas="torch") if self.attention == "fused" else self
 
 
 def probe(config: DeviceConfig, window: int = 512) -> Machine:

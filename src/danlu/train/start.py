@@ -92,19 +92,22 @@ def masks_for_nothing(config: TrainConfig, machine: Machine) -> bool:
     return machine.device == "cpu" and config.packing == "packed"
 
 
-def fusible(model: Model, config: TrainConfig, machine: Machine) -> bool:
-    """Tell whether the kernel `fused` does what it is for.
+def suited(model: Model, config: TrainConfig, machine: Machine) -> Machine:
+    """Return the machine with a kernel that does for this run what it is for.
 
-    Not for the article's family, adapters, and what torch.compile fuses; nor where sums of log-probabilities are
-    compared with a reference's, computed without gradients by plain blocks: rounding would make a difference.
+    `fused` is not for the article's family, adapters, and what torch.compile fuses. Where sums of log-probabilities
+    are compared with a reference's, computed without gradients, both take one kernel: rounding would make a difference.
     """
-    return model.fusible and not machine.compile and config.objective != "dpo"
+    if config.objective == "dpo":
+        return replace(machine, attention="sdpa", blas="torch")
+    return machine if model.fusible and not machine.compile else machine.unfused()
 
 
 def _worth_fusing(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -> bool:
     """Tell whether the kernel `fused` is to be tried: where a run that is long enough has the choice."""
     free = trial.device.type == "cpu" and trial.config.device.attention == "auto"
-    if not free or not fusible(cast(Model, trial.model), trial.config, machine):
+    fused = replace(machine, attention="fused")
+    if not free or suited(cast(Model, trial.model), trial.config, fused) != fused:
         return False
     if time_budget is not None:
         seconds = time_budget.seconds

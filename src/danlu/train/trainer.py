@@ -130,9 +130,10 @@ class Trainer:
         if recorded is None and state is not None:
             recorded = plan.plan_from_json(state.values["plan"], "the checkpoint's plan")
         machine = recorded.machine if recorded else devices.probe(self.config.device, self.config.context)
-        if machine.attention == "fused" and not start.fusible(self.model, self.config, machine):
-            log.say("device.attention fused: does nothing for this run, which takes blocked")
-            machine = machine.unfused()
+        suited = start.suited(self.model, self.config, machine)
+        if self.config.device.attention == machine.attention != suited.attention:
+            log.say(f"device.attention {machine.attention}: is nothing for this run, which takes {suited.attention}")
+        machine = suited
         self.device = devices.prepare(machine, self.config.device.deterministic)
         if self.config.document_mask == "auto":
             masked = recorded.at(0).batches.document_mask if recorded else start.masks_for_nothing(self.config, machine)
