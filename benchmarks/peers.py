@@ -279,6 +279,8 @@ def main() -> None:
         return
     wanted = [DeviceConfig(name="cpu", precision=p, attention=args.attention, blas=args.blas) for p in args.precision]
     machines = [devices.probe(device, args.window) for device in wanted]
+    pairs = zip(machines, wanted, strict=True)
+    machines = [devices.fused(m, device) if m.attention == "fused" else m for m, device in pairs]
     machines = [replace(machine, micro_batch_tokens=args.micro_batch_tokens) for machine in machines]
     print(f"{args.rows} x {args.window}, {machines[0].threads} threads, {args.rounds} rounds in turn")
     found = [compare(machine, args) for machine in machines]

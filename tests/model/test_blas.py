@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from danlu.model import blas
+from danlu.config import Qwen3Config
+from danlu.model import blas, build_model
 from danlu.train import devices
 
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="numpy's wheels use Apple's BLAS there")
@@ -89,6 +90,8 @@ def test_what_is_not_a_number_stays_so():
 @pytest.mark.parametrize(("seconds", "expected"), [(2.0, "numpy"), (2.99, "torch"), (4.0, "torch")])
 def test_the_clearly_faster_is_chosen(monkeypatch, seconds, expected):
     blas.use("torch")
+    tiny = Qwen3Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32)
+    monkeypatch.setattr(devices, "build_model", lambda config, entries, context: build_model(tiny, entries, context))
     taken, now = {"torch": 3.0, "numpy": seconds}, [0.0]
 
     def clock():

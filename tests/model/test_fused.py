@@ -6,7 +6,7 @@ import pytest
 import torch
 from random_models import SHAPES, random_qwen3
 
-from danlu.model import blas, compiled, fused, passes
+from danlu.model import blas, compiled, fused, passes, rooms
 from danlu.model.layers import positions_in_segments
 from danlu.model.loss import chunked_nll
 
@@ -29,6 +29,13 @@ def learnt(model, attention, rows, tokens, apart=False, positions=None):
     return nll_BT.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
+@pytest.fixture(params=["large", "all"])
+def roomy(request, monkeypatch):
+    """Take memory from numpy for large tensors, which these models have none of, or for all."""
+    if request.param == "all":
+        monkeypatch.setattr(rooms, "_LARGE", 1)
+
+
 def assert_same(got, expected):
     torch.testing.assert_close(got[0], expected[0], rtol=1e-5, atol=1e-5)
     for name, gradient in expected[1].items():
@@ -46,9 +53,27 @@ def library(request):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("rows", "tokens"), [(2, 200), (1, 128), (3, 17), (1, 1), (2, 257)])
 @pytest.mark.parametrize("apart", [False, True])
-def test_losses_and_gradients_are_those_of_plain_blocks(shape, rows, tokens, apart):
+def test_losses_and_gradients_are_those_of_plain_blocks(shape, rows, tokens, apart, roomy):
     model = random_qwen3(shape)
     assert_same(learnt(model, "fused", rows, tokens, apart), learnt(model, "sdpa", rows, tokens, apart))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("rows", "tokens"), [(2, 200), (1, 1), (2, 257)])
+def test_the_blocked_kernel_keeps_documents_apart_too(shape, rows, tokens):
+    model = random_qwen3(shape)
+    apart = learnt(model, "blocked", rows, tokens, apart=True)
+    assert_same(apart, learnt(model, "sdpa", rows, tokens, apart=True))
+    if tokens > 1:
+        assert not torch.allclose(apart[0], learnt(model, "blocked", rows, tokens)[0])
+
+
+def test_a_loss_that_is_not_compiled_is_pytorchs(monkeypatch):
+    """Also where the process's products are numpy's: two sets of threads would wait for each other."""
+    monkeypatch.setattr(blas, "by_openblas", None)
+    hidden, weight = torch.randn(1, 4, 8, requires_grad=True), torch.randn(8, 8, requires_grad=True)
+    chunked_nll(hidden, weight, None, torch.tensor([[1, -100, 2, 0]])).sum().backward()
+    assert weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("apart", [False, True])

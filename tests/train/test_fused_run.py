@@ -130,11 +130,12 @@ def test_a_compiler_that_fails_at_products_is_done_without(monkeypatch):
     assert (devices.faster_blas(), blas.used()) == ("torch", "torch")
 
 
-def test_a_compiler_that_fails_is_done_without(shards_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("trouble", [OSError("no space left on the device"), MemoryError(), RuntimeError("numba")])
+def test_a_compiler_that_fails_is_done_without(shards_folder, tmp_path, monkeypatch, trouble):
     from danlu.model import fused
 
     def failing(*args):
-        raise OSError("no space left on the device")
+        raise trouble
 
     monkeypatch.setattr(start, "worth_compiling", lambda taken: True)
     monkeypatch.setattr(fused, "blocks", failing)
@@ -144,16 +145,18 @@ def test_a_compiler_that_fails_is_done_without(shards_folder, tmp_path, monkeypa
 
 @pytest.mark.parametrize("changes", [{"adapter": "lora", "init": "whole"}, {"model": {"model_type": "danlu_article"}}])
 def test_where_it_does_nothing_it_is_not_taken(shards_folder, tmp_path, capsys, monkeypatch, changes):
-    monkeypatch.setitem(sys.modules, "danlu.model.fused", None)  # nor asked for
+    monkeypatch.setattr(devices, "fused", None)  # nor asked for, nor its products timed
     if "init" in changes:
         base = train(settings(shards_folder, tmp_path / "base", "1 steps"))
         changes = {"adapter": "lora", "init": base["checkpoint"]}
     else:
         sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         changes = {"model": {"model_type": "danlu_article", **sizes}, "embedding": "random"}
-    done = train(settings(shards_folder, tmp_path / "run", "2 steps", device=FUSED, **changes))
+    done = train(settings(shards_folder, tmp_path / "run", "2 steps", device={**FUSED, "blas": "auto"}, **changes))
     assert kernel_of(done["run"]) == "blocked"
     assert "takes blocked" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"device.blas numpy: .* leave it out"):
+        train(settings(shards_folder, tmp_path / "other", "2 steps", device={**FUSED, "blas": "numpy"}, **changes))
 
 
 def test_an_accelerator_is_told_that_fused_is_for_cpus(monkeypatch):

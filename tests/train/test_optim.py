@@ -118,9 +118,10 @@ def test_state_taken_back_continues_bit_for_bit(name):
 
 def test_state_without_adamws_is_that_of_a_run_before_its_first_step():
     optimizer = Optimizer(Blocks(), OptimConfig())
-    tensors = {key: value.clone() for key, value in optimizer.tensors().items() if key.startswith("muon")}
+    tensors = {key: torch.ones_like(value) for key, value in optimizer.tensors().items() if key.startswith("muon")}
     optimizer.load(tensors)
-    assert not any(value.any() for value in optimizer.tensors().values())
+    assert all(value.all() == key.startswith("muon") for key, value in optimizer.tensors().items())
+    assert not any(value.any() for key, value in optimizer.tensors().items() if key.startswith("adamw"))
 
 
 def test_an_optimiser_does_without_pytorchs_compiler():

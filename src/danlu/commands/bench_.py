@@ -126,10 +126,10 @@ def bench_train(options: Train) -> dict[str, Any]:
     machine = devices.probe(wanted, options.context)
     model = build_model(config.model, options.vocab_size, options.context)
     free = options.attention == "auto" and machine.device == "cpu" and not options.compile
-    if free and model.fusible and devices.can_fuse():
-        machine = devices.fused(machine, wanted)
     if not model.fusible:
         machine = machine.unfused()
+    elif machine.attention == "fused" or (free and devices.can_fuse()):
+        machine = devices.fused(machine, wanted)
     devices.require_blas(machine, wanted)
     device = devices.prepare(machine, deterministic=False)
     model.to(device)

@@ -46,7 +46,7 @@ def product(a_MK: Tensor, b_KN: Tensor, out: Tensor | None = None) -> Tensor:
     """Compute a·b, into `out` if it is given; without gradients."""
     out_MN = room(a_MK, len(a_MK), b_KN.shape[1]) if out is None else out
     if not _fits(a_MK, b_KN) or not out_MN.is_contiguous():
-        return torch.mm(a_MK, b_KN, out=out_MN)
+        return pytorchs_product(a_MK, b_KN, out_MN)
     from danlu.model import openblas
 
     return openblas.multiply(a_MK, b_KN, out_MN, 0)
@@ -55,10 +55,20 @@ def product(a_MK: Tensor, b_KN: Tensor, out: Tensor | None = None) -> Tensor:
 def add_product(out_MN: Tensor, a_MK: Tensor, b_KN: Tensor) -> Tensor:
     """Add a·b to `out`, in place; without gradients."""
     if not _fits(a_MK, b_KN) or not out_MN.is_contiguous():
-        return torch.addmm(out_MN, a_MK, b_KN, out=out_MN)
+        return pytorchs_add_product(out_MN, a_MK, b_KN)
     from danlu.model import openblas
 
     return openblas.multiply(a_MK, b_KN, out_MN, 1)
+
+
+def pytorchs_product(a_MK: Tensor, b_KN: Tensor, out: Tensor | None = None) -> Tensor:
+    """Compute a·b by PyTorch, whatever was chosen."""
+    return torch.mm(a_MK, b_KN, out=out)
+
+
+def pytorchs_add_product(out_MN: Tensor, a_MK: Tensor, b_KN: Tensor) -> Tensor:
+    """Add a·b to `out` by PyTorch, whatever was chosen."""
+    return torch.addmm(out_MN, a_MK, b_KN, out=out_MN)
 
 
 def _fits(a_MK: Tensor, b_KN: Tensor) -> bool:

@@ -85,7 +85,8 @@ class Model(nn.Module, ABC):
     def flops_per_token(self, context: int) -> float:
         """Count forward and backward FLOPs a token: 6 a weight used in a product, and causal attention's.
 
-        Attention's scores and values take 12·D·T a layer over the full square, half of it under the causal mask.
+        Attention's scores and values take 12·D·T a layer over the full square, half of it under the causal mask; where
+        documents do not see each other, less is computed than is counted.
         Source: Kaplan et al. 2020, arXiv:2001.08361, table 1 (with the mask counted).
         """
         layers, width = self.config.num_hidden_layers, self.attention_width

@@ -39,7 +39,7 @@ class _ChunkedNll(torch.autograd.Function):
         wanted = ctx.needs_input_grad[1:3]
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N)
         nll_N = torch.zeros(hidden_ND.shape[0], dtype=torch.float32, device=hidden_ND.device)
-        grads = _Gradients(hidden_ND, weight_VD, bias_V, wanted) if eager else None
+        grads = _Gradients(hidden_ND, weight_VD, bias_V, wanted, compiled) if eager else None
         for chunk in _chunks(hidden_ND):
             if compiled and grads is not None:
                 nll_N[chunk] = _fused_chunk_nll(hidden_ND[chunk], weight_VD, bias_V, labels_N[chunk], grads, chunk)
@@ -74,7 +74,10 @@ class _Gradients:
         weight_VD: Tensor,
         bias_V: Tensor | None,
         wanted: tuple[bool, bool],
+        compiled: bool = False,
     ):
+        self._product = blas.product if compiled else blas.pytorchs_product
+        self._add_product = blas.add_product if compiled else blas.pytorchs_add_product
         self.hidden_ND = torch.zeros_like(hidden_ND)
         self.weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wanted[0] else None
         self.bias_V = torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and wanted[1] else None
@@ -82,11 +85,11 @@ class _Gradients:
 
     def add(self, chunk: slice, slope_CV: Tensor, hidden_CD: Tensor, weight_VD: Tensor) -> None:
         """Add a chunk's share; `slope_CV` is the loss's derivative by the logits."""
-        blas.product(slope_CV, weight_VD, self.hidden_ND[chunk])
+        self._product(slope_CV, weight_VD, self.hidden_ND[chunk])
         if self.weight_VD is not None and self.weight_VD.dtype == slope_CV.dtype:
-            blas.add_product(self.weight_VD, slope_CV.mT, hidden_CD)
+            self._add_product(self.weight_VD, slope_CV.mT, hidden_CD)
         elif self.weight_VD is not None:
-            self.weight_VD += blas.product(slope_CV.mT, hidden_CD)
+            self.weight_VD += self._product(slope_CV.mT, hidden_CD)
         if self.bias_V is not None:
             self.bias_V += slope_CV.sum(0, dtype=torch.float32)
 

@@ -57,7 +57,7 @@ class Machine:
 def probe(config: DeviceConfig, window: int = 512) -> Machine:
     """Choose device, threads, precision and attention kernel by short timed trials; about a second in all.
 
-    The kernel `fused` is chosen by `start.decide`: it takes half a minute to compile.
+    The kernel `fused` is not tried here (see `start.decide`): it takes half a minute to compile.
     """
     device = device_of(config.name)
     keep_freed_memory()
@@ -69,7 +69,7 @@ def probe(config: DeviceConfig, window: int = 512) -> Machine:
     attention = config.attention
     if attention == "auto":
         attention = faster_attention(DTYPES[precision], window) if device.type == "cpu" else "sdpa"
-    machine = Machine(
+    return Machine(
         device.type,
         precision,
         threads,
@@ -78,14 +78,14 @@ def probe(config: DeviceConfig, window: int = 512) -> Machine:
         attention,
         config.compile == "on",
     )
-    return fused(machine, config) if attention == "fused" and can_fuse() else machine
 
 
 def fused(machine: Machine, config: DeviceConfig) -> Machine:
     """Return a machine that takes the kernel `fused`, and its matrix products by the library configured or faster.
 
-    Raises ConfigError where numpy brings no OpenBLAS along and its products are asked for.
+    Raises ConfigError where the kernel is not to be had, or numpy's products are asked for and it brings none along.
     """
+    _require_fused(device_of(machine.device))
     chosen: Blas = "torch"
     if machine.precision == "fp32" and config.blas == "numpy":
         _require_openblas()
@@ -126,9 +126,8 @@ def require_blas(machine: Machine, config: DeviceConfig) -> None:
     """Raise ConfigError where numpy's products are asked for, and this run has no use for them."""
     if config.blas == "numpy" and machine.blas != "numpy":
         raise ConfigError(
-            f"device.blas numpy: is for fp32 with device.attention fused, and this would compute in "
-            f"{machine.precision} with {machine.attention}. Say --device.precision fp32 --device.attention fused, "
-            f"or leave it out"
+            f"device.blas numpy: is for device.attention fused in fp32 on a CPU, and this would compute by "
+            f"{machine.attention} in {machine.precision} on {machine.device}. Ask for those too, or leave it out"
         )
 
 
@@ -213,18 +212,18 @@ def faster_attention(dtype: torch.dtype, window: int) -> Attention:
 
 
 def faster_blas() -> Blas:
-    """Time a block's training by PyTorch's products and by OpenBLAS's, in turn; return the faster; about two seconds.
+    """Time a block's training by PyTorch's products and by OpenBLAS's, in turn; return the faster; three seconds.
 
     OpenBLAS is taken only where it is clearly faster, and can be called.
     """
     block = Qwen3Config(hidden_size=512, num_hidden_layers=1, num_attention_heads=8, intermediate_size=1280)
     model = build_model(block, 256, 512)
     model.attention = "fused"
-    ids = torch.zeros(2, 512, dtype=torch.int64)
+    ids = torch.zeros(4, 512, dtype=torch.int64)  # as many tokens as a run computes at once
     best: dict[Blas, float] = {"numpy": float("inf"), "torch": float("inf")}  # to compile for the first is for both
     before = blas.used()
     try:
-        for trial in range(6):
+        for trial in range(5):
             for library in best:
                 blas.use(library)
                 start = time.perf_counter()
@@ -232,7 +231,7 @@ def faster_blas() -> Blas:
                 assert nll_BT is not None
                 nll_BT.sum().backward()
                 best[library] = min(best[library], time.perf_counter() - start) if trial else best[library]
-    except (RuntimeError, OSError):
+    except (RuntimeError, OSError, MemoryError):
         return "torch"  # a compiler that fails, a disk with no room for what it makes
     finally:
         blas.use(before)

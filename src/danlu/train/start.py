@@ -42,6 +42,21 @@ def decide(trial: Trial, machine: Machine, time_budget: TimeBudget | None) -> tu
     return plan.first_plan(trial.config, machine, total, why, halvings), trial.model
 
 
+def machine_for(model: Model, config: TrainConfig) -> Machine:
+    """Probe the machine, and settle what the model and the settings allow.
+
+    Raises ConfigError where numpy's products are asked for, and this run could not take them.
+    """
+    machine = devices.probe(config.device, config.context)
+    chosen = suited(model, config, machine)
+    if config.device.attention == machine.attention != chosen.attention:
+        log.say(f"device.attention {machine.attention}: is nothing for this run, which takes {chosen.attention}")
+    able = suited(model, config, replace(machine, attention="fused")).attention == "fused"
+    if config.device.blas == "numpy" and not (able and machine.device == "cpu" and machine.precision == "fp32"):
+        devices.require_blas(chosen, config.device)
+    return devices.fused(chosen, config.device) if chosen.attention == "fused" else chosen
+
+
 def _perhaps_fused(trial: Trial, machine: Machine) -> Machine:
     """Have the model take the kernel `fused`, and the machine say so, if a trial is for it."""
     fused = devices.fused(machine, trial.config.device)

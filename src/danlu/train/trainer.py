@@ -129,11 +129,10 @@ class Trainer:
         recorded = plan.load_plan(self.run.path)
         if recorded is None and state is not None:
             recorded = plan.plan_from_json(state.values["plan"], "the checkpoint's plan")
-        machine = recorded.machine if recorded else devices.probe(self.config.device, self.config.context)
-        suited = start.suited(self.model, self.config, machine)
-        if self.config.device.attention == machine.attention != suited.attention:
-            log.say(f"device.attention {machine.attention}: is nothing for this run, which takes {suited.attention}")
-        machine = suited
+        if recorded is None:
+            machine = start.machine_for(self.model, self.config)
+        else:
+            machine = start.suited(self.model, self.config, recorded.machine)
         self.device = devices.prepare(machine, self.config.device.deterministic)
         if self.config.document_mask == "auto":
             masked = recorded.at(0).batches.document_mask if recorded else start.masks_for_nothing(self.config, machine)

@@ -102,7 +102,7 @@ class Trial:
                     accumulate(model, self.objective, [part], 1)
                     taken.append(time.perf_counter() - start)
                     self.optimizer.zero_grad()
-        except (RuntimeError, OSError):
+        except (RuntimeError, OSError, MemoryError):
             return False
         finally:
             model.attention = before
