@@ -146,6 +146,7 @@ def test_a_wrong_budget_is_a_clear_error(text):
             "does not divide context",
         ),
         ({"packing": "padded", "document_mask": True}, "padded"),
+        ({"document_mask": "yes"}, "True, False or 'auto'"),
         (
             {"model": {"model_type": "qwen3", "num_attention_heads": 4, "num_key_value_heads": 3}},
             "does not divide",

@@ -311,7 +311,7 @@ class TrainConfig(RunConfig):
     packing: Packing = Field(
         default="packed", description="packed: windows over the joined documents; padded: a document a row"
     )
-    document_mask: bool | Literal["auto"] = Field(
+    document_mask: Literal[True, False, "auto"] = Field(
         default=False, description="packed: attend only within a document; auto: on a CPU, where that costs nothing"
     )
     prompts: tuple[str, ...] = Field(default=("珠穆朗玛峰是",), strict=False, description="continued by every sample")

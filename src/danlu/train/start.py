@@ -10,6 +10,7 @@ from torch import nn
 
 from danlu import log
 from danlu.config import TrainConfig, parse_budget
+from danlu.errors import ConfigError
 from danlu.model import Model, blas
 from danlu.train import devices, plan, schedule
 from danlu.train.budget import TimeBudget
@@ -51,9 +52,9 @@ def machine_for(model: Model, config: TrainConfig) -> Machine:
     chosen = suited(model, config, machine)
     if config.device.attention == machine.attention != chosen.attention:
         log.say(f"device.attention {machine.attention}: is nothing for this run, which takes {chosen.attention}")
-    able = suited(model, config, replace(machine, attention="fused")).attention == "fused"
-    if config.device.blas == "numpy" and not (able and machine.device == "cpu" and machine.precision == "fp32"):
-        devices.require_blas(chosen, config.device)
+    able = machine.device == "cpu" and suited(model, config, replace(machine, attention="fused")).attention == "fused"
+    if config.device.blas == "numpy" and not able:
+        raise ConfigError("device.blas numpy: is for device.attention fused, which this run cannot take. Leave it out")
     return devices.fused(chosen, config.device) if chosen.attention == "fused" else chosen
 
 
